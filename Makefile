@@ -1,0 +1,67 @@
+# make demo    a verified chat completion on two hosts without a GPU, on this machine
+# make test    lint, unit, contract and Molecule tests
+# make chat    talk to the model of the demo (HOST=gpuless-b for the second host)
+# make clean   remove all that the above left: containers, volumes, the sandbox's engine, caches
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= gpuless-a
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PYTHONDONTWRITEBYTECODE := 1
+REQUIREMENTS := requirements.txt
+STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
+# The engine that runs here, or the sandbox's own.
+ENGINE = sandbox/engine.sh up; eval "$$(sandbox/engine.sh env)"
+
+.PHONY: help demo test chat clean lint unit molecule venv build
+
+help: ## Show the targets
+	@sed -n 's/^# make/  make/p' Makefile
+
+$(STAMP): $(REQUIREMENTS)
+	@sandbox/prerequisites.sh $(PYTHON)
+	@echo "Installing the Python packages into $(VENV) (1 minute)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@pip install --quiet --no-compile --requirement $(REQUIREMENTS) >$(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log >&2; exit 1; }
+	@touch $@
+
+venv: $(STAMP)
+
+demo: venv
+	@$(ENGINE); sandbox/demo.sh
+
+chat: venv
+	@eval "$$(sandbox/engine.sh env)"; sandbox/chat.sh $(HOST)
+
+test: lint unit molecule
+
+lint: venv
+	@echo "Lint"
+	@ruff check . && ruff format --check .
+	@mypy
+	@yamllint --strict .
+	@shellcheck sandbox/*.sh roles/fastchat/files/vicuna-chat roles/fastchat/files/vicuna-call
+	@ansible-lint --offline --quiet
+	@antsibull-changelog lint
+	@tools/readme_tables.py --check
+
+unit: venv
+	@echo "Unit and contract tests"
+	@$(ENGINE); pytest --quiet
+
+molecule: venv
+	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"
+	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name default
+
+build: venv
+	@ansible-galaxy collection build --force
+
+clean:
+	@sandbox/clean.sh
+	@rm -rf $(VENV) .venv-* .sandbox .cache .ansible .mypy_cache .pytest_cache .ruff_cache reports vicuna-fleet-*.tar.gz
+	@rm -rf inventories/sandbox/.secrets molecule/*/inventory/.secrets
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	@echo "Nothing of the sandbox is left."
