@@ -1,0 +1,282 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: docker_engine_info
+short_description: Tell which container engine a host has, and whether it answers
+version_added: 0.1.0
+author: The vicuna.fleet authors
+description:
+  - Tells in one go whose engine is installed, which versions the engine, Compose and Buildx have,
+    and whether the engine answers.
+  - The local engine is asked, whatever E(DOCKER_HOST) and the current context of the user say.
+options:
+  packages:
+    description: Packages whose versions are wanted beside those that tell the engine's origin.
+    type: list
+    elements: str
+    default: []
+  group:
+    description: The group whose members may talk to the engine.
+    type: str
+    default: docker
+  socket:
+    description: Where the engine listens.
+    type: str
+    default: unix:///var/run/docker.sock
+  config:
+    description: The engine's configuration file. It is only looked at.
+    type: path
+    default: /etc/docker/daemon.json
+  wait:
+    description: Seconds to wait until an engine answers. V(0) asks once.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode, and returns the same.
+  diff_mode:
+    support: N/A
+    description: Changes nothing.
+  idempotent:
+    support: N/A
+    description: Changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Wait until the engine answers
+  vicuna.fleet.docker_engine_info:
+    wait: 60
+  register: probe
+
+- name: Show its version
+  ansible.builtin.debug:
+    var: probe.engine.version
+"""
+
+RETURN = r"""
+msg:
+  description: Whether the engine answers, in words.
+  returned: always
+  type: str
+  sample: Docker Engine 26.1.5 answers
+engine:
+  description: What was found.
+  returned: always
+  type: dict
+  contains:
+    flavour:
+      description:
+        - Whose engine it is. V(docker) and V(distribution) come from packages of Docker or of the distribution,
+          V(other) is a C(dockerd) that no such package owns, V(podman) is a C(docker) command that is Podman's.
+      type: str
+      choices: [docker, distribution, snap, podman, other, none]
+    cli:
+      description: The C(docker) command, links followed; empty where there is none.
+      type: str
+      sample: /usr/bin/docker
+    packages:
+      description: Installed packages among those that were asked for, and their versions.
+      type: dict
+      sample: {docker.io: 26.1.5+dfsg1-9}
+    reachable:
+      description: Whether the engine answers.
+      type: bool
+    error:
+      description: Why the engine does not answer, mostly in the words of the C(docker) command.
+      type: str
+    version:
+      description: The engine's version; empty where it does not answer.
+      type: str
+      sample: 26.1.5
+    compose:
+      description: Version of the Compose plugin; empty where there is none.
+      type: str
+      sample: 2.26.1
+    buildx:
+      description: Version of the Buildx plugin; empty where there is none.
+      type: str
+      sample: 0.13.1
+    swarm:
+      description: Whether the engine belongs to a swarm.
+      type: bool
+    live_restore:
+      description: Whether containers outlive the engine.
+      type: bool
+    cgroup_driver:
+      description: The engine's cgroup driver.
+      type: str
+      sample: systemd
+    root:
+      description: Where the engine keeps its data.
+      type: str
+      sample: /var/lib/docker
+    group_members:
+      description: Users whose supplementary group O(group) is.
+      type: list
+      elements: str
+    systemd:
+      description: Whether systemd runs the host, as sd_booted(3) tells.
+      type: bool
+    init_script:
+      description: Whether C(/etc/init.d/docker) exists, for a host without systemd.
+      type: bool
+    config_error:
+      description: What is wrong with the syntax of O(config); empty where nothing is, or where there is no such file.
+      type: str
+      sample: "line 3, column 5: Expecting ',' delimiter"
+    waited:
+      description: Seconds spent until the answer.
+      type: float
+"""
+
+import grp
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import ConfigError, load
+from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import (
+    DISTRIBUTION_PACKAGES,
+    DOCKER_PACKAGES,
+    DPKG_FORMAT,
+    NO_ANSWER,
+    PODMAN_PACKAGES,
+    RPM_FORMAT,
+    Answer,
+    as_dict,
+    flavour,
+    is_podman,
+    parse_dpkg,
+    parse_info,
+    parse_rpm,
+)
+
+SNAPS = ("/snap/docker/current", "/var/lib/snapd/snap/docker/current")
+ASK_SECONDS = 30
+# Written by the init script, for a host without systemd.
+INIT_PID_FILE = Path("/var/run/docker-ssd.pid")
+
+
+def installed(module: AnsibleModule, names: list[str]) -> dict[str, str]:
+    dpkg = module.get_bin_path("dpkg-query")
+    if dpkg is not None:
+        return parse_dpkg(module.run_command([dpkg, "--show", "--showformat", DPKG_FORMAT, *names])[1])
+    rpm = module.get_bin_path("rpm")
+    if rpm is not None:
+        return parse_rpm(module.run_command([rpm, "--query", "--queryformat", RPM_FORMAT, *names])[1])
+    return {}
+
+
+def ask(cli: str, socket: str) -> Answer:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+    environment["LC_ALL"] = "C.UTF-8"
+    command = [cli, "--host", socket, "info", "--format", "{{json .}}"]
+    try:
+        # A hung engine never answers: AnsibleModule.run_command has no time limit.
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return parse_info("", f"no answer within {ASK_SECONDS} s")
+    except OSError as error:
+        return parse_info("", str(error))
+    return parse_info(done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def group_members(name: str) -> list[str]:
+    try:
+        return list(grp.getgrnam(name).gr_mem)
+    except KeyError:
+        return []
+
+
+def config_error(path: Path) -> str:
+    try:
+        load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        return str(error)
+    return ""
+
+
+def unreaped() -> str:
+    """Why an init script takes an ended engine for a running one; empty where it does not."""
+    try:
+        pid = int(INIT_PID_FILE.read_text(encoding="ascii"))
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        first = Path("/proc/1/comm").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, IndexError):
+        return ""
+    if state != "Z":
+        return ""
+    return (
+        f"its process {pid} has ended, but process 1 ({first}) does not reap it, so that the init script takes it for "
+        "running: give the container an init (docker run --init)"
+    )
+
+
+def head(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4096)
+    except OSError:
+        return b""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "group": {"type": "str", "default": "docker"},
+            "socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            "config": {"type": "path", "default": "/etc/docker/daemon.json"},
+            "wait": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    cli = module.get_bin_path("docker")
+    # A snap's command is a link to /usr/bin/snap, which tells nothing: its own path does.
+    resolved = os.path.realpath(cli) if cli and not cli.startswith("/snap/") else cli or ""
+    snap = any(Path(path).exists() for path in SNAPS)
+    podman = is_podman(resolved, head(resolved)) if resolved else False
+    names = sorted({*DOCKER_PACKAGES, *DISTRIBUTION_PACKAGES, *PODMAN_PACKAGES, *module.params["packages"]})
+    packages = installed(module, names)
+    whose = flavour(packages, resolved, module.get_bin_path("dockerd") or "", snap, podman)
+
+    started = time.monotonic()
+    answer = NO_ANSWER
+    if cli and whose not in ("podman", "snap"):
+        answer = ask(cli, module.params["socket"])
+        while not answer.reachable and time.monotonic() - started < module.params["wait"]:
+            time.sleep(0.5)
+            answer = ask(cli, module.params["socket"])
+
+    reason = (unreaped() if answer.error else "") or answer.error
+    engine: dict[str, Any] = {
+        "flavour": whose,
+        "cli": resolved,
+        "packages": packages,
+        **as_dict(answer),
+        "error": reason,
+        "group_members": group_members(module.params["group"]),
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "init_script": os.access("/etc/init.d/docker", os.X_OK),
+        "config_error": config_error(Path(module.params["config"])),
+        "waited": round(time.monotonic() - started, 1),
+    }
+    message = f"Docker Engine {answer.version} answers" if answer.reachable else f"No engine answers: {reason or whose}"
+    module.exit_json(changed=False, msg=message, engine=engine)
+
+
+if __name__ == "__main__":
+    main()
