@@ -1,0 +1,177 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gathers what a diagnosis stands on. Everything here is bounded in time and raises nothing of its own."""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import http.client
+import json
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._chat import is_loopback
+from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Container, Observation
+
+LOG_LINES = 40
+LOG_BYTES = 64 * 1024
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+
+
+# ---------------------------------------------------------------------------------------------- failed requests
+
+
+def error_kind(error: BaseException) -> tuple[str, str]:
+    """Why a request of urllib or requests got no HTTP answer, in one word and in its own words.
+
+    One of tls_verify, tls, proxy, refused, dns, unreachable, connect_timeout, timeout, disconnected, not_http, other.
+    """
+    chain = list(_chain(error))
+    kinds: tuple[tuple[str, Callable[[BaseException], bool]], ...] = (
+        ("tls_verify", lambda e: isinstance(e, ssl.SSLCertVerificationError)),
+        ("proxy", lambda e: type(e).__name__ == "ProxyError" or "Tunnel connection failed" in str(e)),
+        ("tls", lambda e: isinstance(e, ssl.SSLError) and "timed out" not in str(e)),
+        ("refused", lambda e: isinstance(e, ConnectionRefusedError)),
+        ("dns", lambda e: isinstance(e, socket.gaierror)),
+        ("unreachable", lambda e: isinstance(e, OSError) and e.errno in _UNREACHABLE),
+        ("connect_timeout", lambda e: type(e).__name__ in ("ConnectTimeout", "ConnectTimeoutError")),
+        ("timeout", lambda e: isinstance(e, TimeoutError) or type(e).__name__ in ("ReadTimeout", "ReadTimeoutError")),
+        ("disconnected", lambda e: isinstance(e, (http.client.RemoteDisconnected, http.client.IncompleteRead))),
+        ("disconnected", lambda e: isinstance(e, (ConnectionError, EOFError))),
+        ("not_http", lambda e: isinstance(e, http.client.HTTPException)),
+    )
+    for kind, matches in kinds:
+        for link in chain:
+            if matches(link):
+                # urllib wraps what fails before the request is sent, and only that, in an URLError.
+                early = kind == "timeout" and type(error).__name__ == "URLError"
+                return ("connect_timeout" if early else kind), _words(link)
+    return "other", f"{type(error).__name__}: {error}"
+
+
+def _words(error: BaseException) -> str:
+    """An error's own words, without what the libraries put around them."""
+    words = str(error)
+    for around in (r"<urlopen error (.*)>", r"\w+\(host='[^']*', port=\d+\): (.*)"):
+        match = re.fullmatch(around, words, re.DOTALL)
+        words = match.group(1) if match else words
+    return words or type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that it wraps, in whichever of the four usual ways."""
+    waiting: list[Any] = [error]
+    met: set[int] = set()
+    while waiting:
+        link = waiting.pop(0)
+        if isinstance(link, BaseException) and id(link) not in met:
+            met.add(id(link))
+            yield link
+            waiting += [getattr(link, "reason", None), link.__cause__, link.__context__, *link.args]
+
+
+def proxies_of(url: str) -> dict[str, str]:
+    """The proxy that a request to this URL goes through, by the name of its variable and without its password."""
+    parts = urlsplit(url)
+    if is_loopback(url) or not parts.hostname or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return {}
+    proxies = getproxies()
+    for name in (parts.scheme, "all"):
+        if proxies.get(name):
+            proxy = urlsplit(proxies[name])
+            return {f"{name}_proxy": urlunsplit(proxy._replace(netloc=proxy.netloc.rpartition("@")[2]))}
+    return {}
+
+
+def speaks_tls(url: str, timeout: float = 3.0) -> bool:
+    """Whether a TLS server listens at the URL's host and port, whatever its certificate."""
+    parts = urlsplit(url)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=timeout) as plain:
+            plain.settimeout(timeout)
+            with context.wrap_socket(plain, server_hostname=parts.hostname):
+                return True
+    except (OSError, ValueError):
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- containers
+
+
+def with_containers(seen: Observation, limit: float = 10.0) -> Observation:
+    """The observation with the state and the last log lines of the compose project's containers on this machine."""
+    deadline = time.monotonic() + limit
+    docker = shutil.which("docker")
+    if docker is None:
+        return replace(seen, containers_error="there is no docker command on this machine")
+
+    def run(*words: str) -> str:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise subprocess.TimeoutExpired(["docker", *words], limit)
+        # `docker logs` writes each of the container's two streams to its own: the order holds only when they are one.
+        done = subprocess.run(
+            [docker, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=left,
+            check=False,
+        )
+        text = done.stdout.decode("utf-8", "replace")
+        if done.returncode:
+            raise OSError(f"docker {words[0]}: {text.strip()[-300:]}")
+        return text
+
+    label = "label=com.docker.compose."
+    try:
+        ids = run("ps", "-aq", "--filter", f"{label}project={seen.project}", "--filter", f"{label}oneoff=False").split()
+        inspected = json.loads(run("inspect", *ids)) if ids else []
+        containers = [container(one, time.time()) for one in inspected]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, subprocess.SubprocessError) as error:
+        return replace(seen, containers_error=str(error))
+    logs: dict[str, str] = {}
+    directory = seen.project_dir
+    # The services that stopped come last: of several containers of a service theirs is the log that tells.
+    for one, state in sorted(zip(inspected, containers), key=lambda pair: not pair[1].runs):
+        directory = (one["Config"]["Labels"] or {}).get("com.docker.compose.project.working_dir") or directory
+        try:
+            logs[state.service] = run("logs", "--tail", str(LOG_LINES), one["Id"])[-LOG_BYTES:]
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return replace(seen, containers=tuple(containers), logs=logs, project_dir=directory)
+
+
+def container(inspected: dict[str, Any], now: float) -> Container:
+    """One container from its entry in the answer of `docker inspect`."""
+    state = inspected["State"]
+    running = state["Status"] == "running"
+    return Container(
+        service=(inspected["Config"]["Labels"] or {}).get("com.docker.compose.service", ""),
+        state=state["Status"],
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        restarts=int(inspected.get("RestartCount") or 0),
+        health=str((state.get("Health") or {}).get("Status") or ""),
+        running_for=max(0.0, now - _epoch(state.get("StartedAt") or "")) if running else 0.0,
+        error=str(state.get("Error") or ""),
+    )
+
+
+def _epoch(timestamp: str) -> float:
+    """Seconds since 1970 of the engine's times, which are in UTC and of nanosecond precision."""
+    return float(calendar.timegm(time.strptime(timestamp[:19], "%Y-%m-%dT%H:%M:%S")))

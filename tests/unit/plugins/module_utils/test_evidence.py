@@ -1,0 +1,169 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How evidence is gathered, and that gathering it can neither fail nor hang."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+import requests
+
+from ansible_collections.vicuna.fleet.plugins.module_utils import _evidence
+from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Observation
+
+SEEN = Observation(url="http://10.0.0.7:8000", model="vicuna", status=500)
+
+
+def with_urllib(url, timeout=0.3):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.open(urllib.request.Request(url, data=b"{}"), timeout=timeout).read()
+
+
+def with_requests(url, timeout=0.3):
+    with requests.Session() as session:
+        session.trust_env = False
+        session.post(url, data="{}", timeout=timeout)
+
+
+@pytest.mark.parametrize("send", [with_urllib, with_requests])
+class TestErrorKind:
+    """The same words for what both libraries wrap in their own ways."""
+
+    def kind(self, send, url):
+        with pytest.raises((OSError, urllib.error.URLError)) as caught:
+            send(url)
+        kind, text = _evidence.error_kind(caught.value)
+        assert text
+        assert "HTTPConnectionPool" not in text
+        return kind
+
+    def test_refused(self, send, closed_port):
+        assert self.kind(send, f"http://127.0.0.1:{closed_port}") == "refused"
+
+    def test_dns(self, send):
+        assert self.kind(send, "http://nosuch.invalid") == "dns"
+
+    def test_no_answer(self, send, serve):
+        assert self.kind(send, serve("hang").url) == "timeout"
+
+    def test_closed(self, send, serve):
+        assert self.kind(send, serve("close").url) == "disconnected"
+
+    def test_untrusted_certificate(self, send, serve, good, tls):
+        assert self.kind(send, serve(good(), context=tls).url) == "tls_verify"
+
+    def test_https_to_a_plain_port(self, send, serve, good):
+        assert self.kind(send, serve(good()).url.replace("http:", "https:")) == "tls"
+
+
+def test_connect_timeouts_are_told_from_slow_answers():
+    assert _evidence.error_kind(urllib.error.URLError(TimeoutError("timed out")))[0] == "connect_timeout"
+    assert _evidence.error_kind(requests.exceptions.ConnectTimeout("x"))[0] == "connect_timeout"
+    assert _evidence.error_kind(TimeoutError("timed out"))[0] == "timeout"
+
+
+def test_no_route():
+    assert _evidence.error_kind(urllib.error.URLError(OSError(113, "No route to host")))[0] == "unreachable"
+
+
+def test_a_tunnel_that_a_proxy_refuses():
+    error = urllib.error.URLError(OSError("Tunnel connection failed: 407 Proxy Authentication Required"))
+    assert _evidence.error_kind(error) == ("proxy", "Tunnel connection failed: 407 Proxy Authentication Required")
+
+
+def test_anything_else_keeps_its_name():
+    assert _evidence.error_kind(ValueError("odd")) == ("other", "ValueError: odd")
+
+
+class TestProxiesOf:
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch):
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv("http_proxy", "http://user:secret@proxy.example:3128")
+        monkeypatch.setenv("no_proxy", "10.0.0.8,.internal")
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("http://10.0.0.7:8000", {"http_proxy": "http://proxy.example:3128"}),
+            ("https://10.0.0.7:8000", {}),
+            ("http://10.0.0.8:8000", {}),
+            ("http://gpu.internal:8000", {}),
+            ("http://127.0.0.1:8000", {}),
+            ("http://localhost:8000", {}),
+        ],
+    )
+    def test_by_url(self, url, expected):
+        assert _evidence.proxies_of(url) == expected
+
+    def test_all_proxy(self, monkeypatch):
+        monkeypatch.setenv("ALL_PROXY", "http://other.example:1")
+        assert _evidence.proxies_of("https://10.0.0.7") == {"all_proxy": "http://other.example:1"}
+
+
+def test_speaks_tls(serve, good, tls, closed_port):
+    assert _evidence.speaks_tls(serve(good(), context=tls).url)
+    assert not _evidence.speaks_tls(serve(good()).url)
+    assert not _evidence.speaks_tls(f"http://127.0.0.1:{closed_port}")
+
+
+class TestContainers:
+    @pytest.fixture
+    def docker(self, tmp_path, monkeypatch):
+        def script(text):
+            (tmp_path / "docker").write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / "docker").chmod(0o755)
+
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        return script
+
+    def test_no_docker(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        seen = _evidence.with_containers(SEEN)
+        assert seen.containers is None
+        assert seen.containers_error == "there is no docker command on this machine"
+
+    def test_no_containers(self, docker):
+        docker("exit 0")
+        assert _evidence.with_containers(SEEN).containers == ()
+
+    def test_no_daemon(self, docker):
+        docker("echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+        seen = _evidence.with_containers(SEEN)
+        assert seen.containers is None
+        assert "Cannot connect to the Docker daemon" in seen.containers_error
+
+    def test_garbage(self, docker):
+        docker('[ "$1" = ps ] && echo abc || echo "[{}]"')
+        assert _evidence.with_containers(SEEN).containers is None
+
+    def test_a_hung_engine_does_not_hang_us(self, docker):
+        docker("exec sleep 30")
+        started = time.monotonic()
+        seen = _evidence.with_containers(SEEN, limit=0.5)
+        assert time.monotonic() - started < 3
+        assert "timed out" in seen.containers_error
+
+    def test_one_container(self):
+        inspected = {
+            "RestartCount": 2,
+            "Config": {"Labels": {"com.docker.compose.service": "edge"}},
+            "State": {
+                "Status": "running",
+                "ExitCode": 0,
+                "OOMKilled": False,
+                "Error": "",
+                "StartedAt": "2026-11-22T08:48:03.123456789Z",
+                "Health": {"Status": "unhealthy"},
+            },
+        }
+        found = _evidence.container(inspected, now=1795337283.0 + 90)
+        assert (found.service, found.state, found.restarts, found.health) == ("edge", "running", 2, "unhealthy")
+        assert found.running_for == 90
+        assert str(found) == "container edge: running, for 90 s, 2 restarts, unhealthy"
