@@ -1,0 +1,88 @@
+"""What the end-to-end tests share: the inventory, the key, and requests from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+ROOT = Path(__file__).resolve().parents[3]
+INVENTORY = ROOT / "molecule/default/inventory"
+QUESTION = {"model": "vicuna", "max_tokens": 24, "messages": [{"role": "user", "content": "Give me three numbers."}]}
+
+
+@dataclass
+class Endpoint:
+    """One host's edge as a client outside sees it."""
+
+    host: str
+    url: str
+    key: str
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.key}"} | kwargs.pop("headers", {})
+        return self.session.request(method, self.url + path, headers=headers, timeout=60, **kwargs)
+
+    def ask(self) -> requests.Response:
+        return self.request("POST", "/v1/chat/completions", json=QUESTION)
+
+    def wait_for_answer(self, limit: float) -> float:
+        """Return the seconds until the next valid answer; fail after ``limit``."""
+        started = time.monotonic()
+        last = "nothing was asked"
+        while (waited := time.monotonic() - started) < limit:
+            try:
+                response = self.ask()
+                if response.status_code == 200 and response.json()["choices"][0]["message"]["content"].strip():
+                    return time.monotonic() - started
+                last = f"{response.status_code} {response.text[:200]}"
+            except (requests.RequestException, ValueError, KeyError) as error:
+                last = repr(error)
+            time.sleep(0.5)
+        pytest.fail(f"no valid answer of {self.host} within {waited:.0f} s; the last: {last}")
+
+
+def run(*arguments: str, playbook: str = "site.yml", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook over the scenario's hosts, as a user would."""
+    command = ["ansible-playbook", str(ROOT / playbook), "-i", str(INVENTORY), *arguments]
+    env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="session")
+def inventory() -> dict[str, Any]:
+    output = subprocess.run(
+        ["ansible-inventory", "-i", str(INVENTORY), "--list"],
+        cwd=ROOT, env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    variables: dict[str, Any] = json.loads(output)["_meta"]["hostvars"]
+    return variables
+
+
+@pytest.fixture(scope="session")
+def endpoints(inventory: dict[str, Any]) -> dict[str, Endpoint]:
+    key = (INVENTORY / ".secrets/fastchat_api_key").read_text().strip()
+    return {
+        name: Endpoint(name, f"http://127.0.0.1:{variables['sandbox_api_port']}", key)
+        for name, variables in inventory.items()
+    }
+
+
+@pytest.fixture
+def endpoint(host: Any, endpoints: dict[str, Endpoint]) -> Endpoint:
+    """The endpoint of testinfra's current host."""
+    return endpoints[host.backend.host]
+
+
+@pytest.fixture(scope="session")
+def playbook() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run
