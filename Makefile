@@ -49,8 +49,9 @@ lint: venv
 	@tools/readme_tables.py --check
 
 unit: venv
+	@sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq
 	@echo "Unit and contract tests"
-	@$(ENGINE); pytest --quiet
+	@pytest --quiet
 
 molecule: venv
 	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"

@@ -18,7 +18,7 @@ ENGINE_SUITE=trixie
 ENGINE_PACKAGES=(docker.io docker-cli containerd docker-compose docker-buildx)
 # From the machine's own suite: runc (trixie's wants glibc 2.38) and what the engine calls. A library that the machine has is used.
 MACHINE_PACKAGES=(runc libseccomp2 iptables libip4tc2 libip6tc2 libxtables12 libnetfilter-conntrack3 libnfnetlink0
-  libnftnl11 libmnl0 mmdebstrap git-lfs)
+  libnftnl11 libmnl0 mmdebstrap)
 
 SUDO=()
 [ "$(id -u)" = 0 ] || SUDO=(sudo)
@@ -36,10 +36,7 @@ own_docker() { DOCKER_HOST="unix://$RUN/docker.sock" DOCKER_CONFIG="$STATE/confi
 own_engine() { [ -S "$RUN/docker.sock" ] && own_docker info >/dev/null 2>&1; }
 
 print_env() {
-  if [ -x "$STATE/bin/git-lfs" ]; then printf 'export PATH=%q\n' "$STATE/bin:$PATH"; fi
-  if ! foreign_engine; then
-    printf 'export DOCKER_HOST=unix://%s/docker.sock DOCKER_CONFIG=%s/config\n' "$RUN" "$STATE"
-  fi
+  foreign_engine || printf 'export PATH=%q DOCKER_HOST=unix://%s/docker.sock DOCKER_CONFIG=%s/config\n' "$STATE/bin:$PATH" "$RUN" "$STATE"
 }
 
 wait_for() { # seconds, description, command...
@@ -94,7 +91,7 @@ unpack_engine() {
   for deb in "$STATE"/debs/*.deb; do "${SUDO[@]}" dpkg-deb -x "$deb" "$STATE/x"; done
   "${SUDO[@]}" ln -sf "$STATE"/x/usr/libexec/docker/cli-plugins/* "$STATE/config/cli-plugins/"
   local program
-  for program in sbin/dockerd sbin/docker-proxy bin/docker bin/containerd bin/containerd-shim-runc-v2 bin/ctr bin/git-lfs bin/mmdebstrap bin/mmtarfilter; do
+  for program in sbin/dockerd sbin/docker-proxy bin/docker bin/containerd bin/containerd-shim-runc-v2 bin/ctr bin/mmdebstrap bin/mmtarfilter; do
     [ ! -e "$STATE/x/usr/$program" ] || "${SUDO[@]}" ln -sf "$STATE/x/usr/$program" "$STATE/bin/${program#*/}"
   done
   # iptables and runc find their libraries beside them; the names that iptables answers to come from its postinst.
@@ -135,26 +132,35 @@ start_engine() {
       "read $STATE/log/dockerd.log; an unprivileged container cannot run an engine"
 }
 
+make_base() { # suite: from Debian's archive, where no registry has it
+  local tar="$STATE/$1.tar" log="$STATE/log/$1.log"
+  "${SUDO[@]}" env PATH="$PATH" mmdebstrap --quiet --mode=root --variant=minbase --include=ca-certificates \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+    "$1" "$tar" "$MIRROR" 2>&1 | "${SUDO[@]}" tee "$log" >/dev/null ||
+    die "mmdebstrap failed: $(tail -n 1 "$log")" "Debian's archive at $MIRROR" "read $log"
+  docker import -c 'CMD ["bash"]' "$tar" "debian:$1-slim" >/dev/null
+  "${SUDO[@]}" rm -f "$tar"
+}
+
 base_images() {
-  local suite image
+  local suite image missing=() pid pids=()
   for suite in "${BASES[@]}"; do
     image=debian:$suite-slim
-    docker image inspect "$image" >/dev/null 2>&1 && continue
-    if timeout 120 docker pull -q "$image" >/dev/null 2>&1; then continue; fi
-    command -v mmdebstrap >/dev/null ||
-      die "the image $image can neither be pulled nor made" "a registry that has it, or mmdebstrap" "docker pull $image, or install mmdebstrap"
-    MIRROR=${MIRROR:-$(debian_mirror)}
-    say "no registry has $image: making it from Debian's archive (30 s)"
-    local tar="$STATE/$suite.tar"
-    "${SUDO[@]}" mkdir -p "$STATE/log"
-    "${SUDO[@]}" env PATH="$PATH" mmdebstrap --quiet --mode=root --variant=minbase --include=ca-certificates \
-      --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-      --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-      "$suite" "$tar" "$MIRROR" 2>"$STATE/log/$suite.log" ||
-      die "mmdebstrap failed: $(tail -n 1 "$STATE/log/$suite.log")" "Debian's archive at $MIRROR" "read $STATE/log/$suite.log"
-    docker import -c 'CMD ["bash"]' "$tar" "$image" >/dev/null
-    "${SUDO[@]}" rm -f "$tar"
+    docker image inspect "$image" >/dev/null 2>&1 || timeout 120 docker pull -q "$image" >/dev/null 2>&1 || missing+=("$suite")
   done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v mmdebstrap >/dev/null ||
+    die "the images of Debian ${missing[*]} can neither be pulled nor made" "a registry that has debian:SUITE-slim, or mmdebstrap" \
+      "pull them, or install mmdebstrap"
+  MIRROR=${MIRROR:-$(debian_mirror)}
+  say "no registry has the base images: making Debian ${missing[*]} from Debian's archive (40 s)"
+  "${SUDO[@]}" mkdir -p "$STATE/log"
+  for suite in "${missing[@]}"; do
+    make_base "$suite" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid"; done
 }
 
 up() {

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure of what the sandbox itself runs on: Python 3.11 or later with venv, an SSH client, git.
+#
+#   prerequisites.sh PYTHON [command...]     commands that are wanted besides, by the names of their packages
 set -euo pipefail
 python=${1:-python3}
+shift || true
 
 packages=()
 command -v "$python" >/dev/null || packages+=(python3)
@@ -9,6 +12,9 @@ command -v "$python" >/dev/null || packages+=(python3)
 command -v ssh-keygen >/dev/null || packages+=(openssh-client)
 command -v git >/dev/null || packages+=(git)
 command -v ip >/dev/null || packages+=(iproute2)
+for command in "$@"; do
+  command -v "$command" >/dev/null || packages+=("$command")
+done
 
 if [ ${#packages[@]} -gt 0 ]; then
   sudo=()

@@ -208,6 +208,10 @@ BODY_BYTES = 4 * 1024 * 1024
 # lists the replaced worker for up to 17 s (a heartbeat expires after 8 s and is looked at every 8 s).
 STALE_WORKER_S = 20.0
 
+# Docker doubles the pause between restarts from 0.1 s: five take more than 3 s, longer than a start in a wrong order.
+CRASH_LOOP_RESTARTS = 5
+LOOK_EVERY_S = 10.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -318,17 +322,23 @@ def is_final(diagnosis: Diagnosis, seen_for: float) -> bool:
     return not diagnosis.transient
 
 
+def crash_looping(seen: Observation) -> bool:
+    """Whether a container of the project fails again at every start, so that waiting longer changes nothing."""
+    return any(each.state == "restarting" and each.restarts >= CRASH_LOOP_RESTARTS for each in seen.containers)
+
+
 def ask_until(
     ask_once: Callable[[float], tuple[Observation, Any, float]],
     timeout: float,
     request_timeout: float,
     interval: float,
     *,
+    look: Callable[[Observation], Observation] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
-    """Asks until a valid answer, a final diagnosis, or the deadline."""
-    started = clock()
+    """Asks until a valid answer, a final diagnosis, a container that crashes at every start, or the deadline."""
+    started = looked = clock()
     attempts = 0
     telling: Observation | None = None
     code, code_since = "", started
@@ -348,6 +358,10 @@ def ask_until(
             code, code_since = diagnosis.code, now
         if is_final(diagnosis, clock() - code_since) or clock() - started + interval >= timeout:
             return Outcome(telling, None, 0.0, attempts, clock() - started)
+        if look is not None and clock() - looked >= LOOK_EVERY_S:
+            looked = clock()
+            if crash_looping(look(seen)):
+                return Outcome(telling, None, 0.0, attempts, clock() - started)
         sleep(interval)
 
 
@@ -422,6 +436,7 @@ def main() -> None:
         params["timeout"],
         params["request_timeout"],
         params["interval"],
+        look=with_containers if params["compose_project"] else None,
     )
     result = {"attempts": outcome.attempts, "waited": round(outcome.waited, 3)}
     if outcome.payload is not None:

@@ -60,10 +60,9 @@ def run(*arguments: str, playbook: str = "site.yml", **environment: str) -> subp
 
 @pytest.fixture(scope="session")
 def inventory() -> dict[str, Any]:
-    output = subprocess.run(
-        ["ansible-inventory", "-i", str(INVENTORY), "--list"],
-        cwd=ROOT, env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    command = ["ansible-inventory", "-i", str(INVENTORY), "--list"]
+    env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    output = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
     variables: dict[str, Any] = json.loads(output)["_meta"]["hostvars"]
     return variables
 

@@ -13,7 +13,7 @@ REPORT = "VICUNA_CHAT_COMPLETION_REPORT"
 
 
 def changed(output: str) -> set[str]:
-    return set(re.findall(r"changed=(\d+)", output.split("PLAY RECAP")[-1]))
+    return set(re.findall(r"changed=(\d+)", output.rsplit("PLAY RECAP", maxsplit=1)[-1]))
 
 
 def test_a_second_run_is_good_and_changes_nothing(playbook: Any, tmp_path: Path) -> None:

@@ -5,13 +5,13 @@
     healthcheck.py api-server
     healthcheck.py model-worker NAME[,NAME...]
 
-``GET /v1/models`` is never asked: it empties the controller's table and asks every worker anew with a blocking 5 s timeout, so
-that a worker which is just starting is evicted.
+``GET /v1/models`` is never asked: it empties the controller's table and asks every worker anew with a blocking 5 s
+timeout, so that a worker which is just starting is evicted.
 
 A worker's own status stays 200 after the controller has forgotten it, so the controller is asked whether it lists the
-model. FastChat's heartbeat thread dies when one registration fails, and such a worker never comes back by itself: a worker
-that was listed once and is missing for three checks in a row, while the controller answers, ends itself and is restarted
-by its restart policy. A worker that is still loading has never been listed and is left alone.
+model. FastChat's heartbeat thread dies when one registration fails, and such a worker never comes back by itself: a
+worker that was listed once and is missing for three checks in a row, while the controller answers, ends itself and is
+restarted by its restart policy. A worker that is still loading has never been listed and is left alone.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Observation
+from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Container, Observation
 from ansible_collections.vicuna.fleet.plugins.modules import chat_completion
 
 NO_MODEL = (400, '{"object":"error","message":"Only  allowed now, your model vicuna","code":40301}')
@@ -285,7 +286,7 @@ def test_the_documentation_matches_the_arguments():
 class TestAskUntil:
     """The loop alone, on a clock of its own."""
 
-    def play(self, *entries, timeout=300, interval=2, costs=0.1):
+    def play(self, *entries, timeout=300, interval=2, costs=0.1, look=None):
         now = [0.0]
         entries = list(entries)
         asked = []
@@ -300,7 +301,9 @@ class TestAskUntil:
         def sleep(seconds):
             now[0] += seconds
 
-        outcome = chat_completion.ask_until(ask_once, timeout, 60, interval, clock=lambda: now[0], sleep=sleep)
+        outcome = chat_completion.ask_until(
+            ask_once, timeout, 60, interval, look=look, clock=lambda: now[0], sleep=sleep
+        )
         return outcome, asked
 
     def test_a_name_mismatch_is_believed_when_a_replaced_worker_must_be_gone(self):
@@ -317,6 +320,18 @@ class TestAskUntil:
         outcome, asked = self.play(NO_MODEL, timeout=10, interval=2, costs=1)
         assert outcome.waited <= 10
         assert max(asked) <= 10
+
+    @pytest.mark.parametrize(
+        ("state", "restarts", "in_vain"),
+        [("restarting", 5, True), ("restarting", 4, False), ("running", 9, False), ("exited", 0, False)],
+    )
+    def test_a_container_that_crashes_at_every_start_ends_the_wait(self, state, restarts, in_vain):
+        def look(seen):
+            return replace(seen, containers=(Container("model-worker", state, restarts=restarts),))
+
+        outcome, _ = self.play(NO_MODEL, look=look)
+        assert outcome.payload is None
+        assert (outcome.waited < 15) is in_vain
 
     def test_no_request_gets_more_than_what_is_left(self):
         _, asked = self.play(NO_MODEL, timeout=70, interval=0, costs=30)

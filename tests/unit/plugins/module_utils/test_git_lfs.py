@@ -1,0 +1,372 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The judgement behind the module: pointers, patterns, addresses, and what git's words mean."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import classify_git_error, last_line
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
+    Entry,
+    Pointer,
+    blob_id,
+    check_repo,
+    environment,
+    fetch_pattern,
+    is_commit_id,
+    matches,
+    parse_ls_remote,
+    parse_ls_tree,
+    parse_pointer,
+    redact_url,
+    resolve_ref,
+    same_repository,
+    selected,
+    unsafe_paths,
+)
+
+OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 9976578928\n".encode()
+
+
+def test_a_pointer() -> None:
+    assert parse_pointer(POINTER) == Pointer(OID, 9976578928)
+    assert parse_pointer(POINTER.replace(b"\nsize", b"\nx-note hello world\nsize")) == Pointer(OID, 9976578928)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"",
+        b"{}",
+        POINTER[:60],
+        POINTER + b"x" * 1024,
+        POINTER.replace(b"sha256:", b"md5:"),
+        POINTER.replace(OID.encode(), b"../../etc/passwd"),
+        POINTER.replace(b"9976578928", b"-1"),
+        POINTER.replace(b"9976578928", b"many"),
+        POINTER.replace(b"sha256", b"\xff\xfe"),
+        b"x" + POINTER,
+    ],
+)
+def test_what_is_no_pointer(blob: bytes) -> None:
+    assert parse_pointer(blob) is None
+
+
+def test_ls_tree() -> None:
+    listing = (
+        b"100644 blob 1111111111111111111111111111111111111111     136\t.gitattributes\0"
+        b"100755 blob 2222222222222222222222222222222222222222      10\tbin/a \xc3\xa9\tb\0"
+        b"160000 commit 3333333333333333333333333333333333333333       -\tsubmodule\0"
+    )
+    assert parse_ls_tree(listing) == [
+        Entry(".gitattributes", "100644", "1" * 40, 136),
+        Entry("bin/a \u00e9\tb", "100755", "2" * 40, 10),
+    ]
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../b", "/etc/passwd", ".git/config", "a/.GIT/hooks/x", "a//b", "."])
+def test_paths_that_reach_out(path: str) -> None:
+    assert unsafe_paths([Entry("fine.txt", "100644", "1" * 40, 1), Entry(path, "100644", "1" * 40, 1)]) == [path]
+
+
+def test_links_are_unsafe() -> None:
+    assert unsafe_paths([Entry("link", "120000", "1" * 40, 1), Entry(".gitignore", "100644", "1" * 40, 1)]) == ["link"]
+
+
+def test_refs() -> None:
+    refs = parse_ls_remote(
+        "a\tHEAD\nb\trefs/heads/main\nc\trefs/tags/v1\nd\trefs/tags/v1^{}\ne\trefs/heads/v1\nf\trefs/heads/topic/v1\n"
+    )
+    assert resolve_ref(refs, "main") == "b"
+    assert resolve_ref(refs, "v1") == "d", "an annotated tag is its commit, and wins over a branch"
+    assert resolve_ref(refs, "refs/heads/v1") == "e"
+    assert resolve_ref(refs, "HEAD") == "a"
+    assert resolve_ref(refs, "topic") is None
+
+
+@pytest.mark.parametrize(
+    ("revision", "expected"),
+    [
+        ("a" * 40, True),
+        ("A" * 40, False),
+        ("a" * 39, False),
+        ("a" * 64, True),
+        ("main", False),
+        ("a" * 40 + "\n", False),
+    ],
+)
+def test_commit_ids(revision: str, expected: bool) -> None:
+    assert is_commit_id(revision) is expected
+
+
+PATTERNS = [
+    ("model.bin", "*.bin", True),
+    ("sub/model.bin", "*.bin", True),
+    ("sub/model.bin", "/*.bin", False),
+    ("model.bin", "/*.bin", True),
+    ("sub/model.bin", "sub/*.bin", True),
+    ("a/sub/model.bin", "sub/*.bin", False),
+    ("a/sub/model.bin", "**/sub/*.bin", True),
+    ("sub/a/b/model.bin", "sub/**/model.bin", True),
+    ("sub/model.bin", "sub/**/model.bin", True),
+    ("sub/model.bin", "sub", True),
+    ("sub/model.bin", "sub/", True),
+    ("a/sub/model.bin", "sub", True),
+    ("submodel.bin", "sub", False),
+    ("model-1.bin", "model-?.bin", True),
+    ("model-12.bin", "model-?.bin", False),
+    ("model-1.bin", "model-[0-3].bin", True),
+    ("model-9.bin", "model-[!0-3].bin", True),
+    ("model-1.bin", "model-[!0-3].bin", False),
+    ("model.bin", "", False),
+    ("model.binary", "*.bin", False),
+    ("a.b", "a?b", True),
+    ("axb", "a.b", False),
+    ("[x].bin", r"\[x\].bin", True),
+    ("[x", "[x", True),
+]
+
+
+@pytest.mark.parametrize(("path", "pattern", "expected"), PATTERNS)
+def test_patterns(path: str, pattern: str, expected: bool) -> None:
+    assert matches(path, pattern) is expected
+
+
+def test_patterns_are_those_of_gitignore(tmp_path: Path) -> None:
+    """The same table, asked of git."""
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    for path, pattern, expected in PATTERNS:
+        if pattern == "[x":
+            continue  # git takes an unclosed bracket for a pattern that matches nothing
+        command = [
+            "git",
+            "-C",
+            str(tmp_path),
+            "-c",
+            "core.excludesFile=" + str(tmp_path / "ignore"),
+            "check-ignore",
+            "-q",
+        ]
+        (tmp_path / "ignore").write_text(pattern + "\n")
+        code = subprocess.run([*command, "--no-index", path], check=False).returncode
+        assert (code == 0) is expected, (path, pattern)
+
+
+def test_selection() -> None:
+    assert selected("a.bin", (), ())
+    assert not selected("a.bin", ("*.safetensors",), ())
+    assert not selected("a.bin", ("*.bin",), ("a.*",))
+
+
+def test_a_path_as_a_pattern_of_git_lfs() -> None:
+    assert fetch_pattern("sub/model.bin") == "/sub/model.bin"
+    assert fetch_pattern("odd, [name]*.bin") == "/odd? ?name??.bin"
+
+
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "https://huggingface.co/lmsys/vicuna-7b-v1.5",
+        "http://hub:8080/a/b.git",
+        "ssh://git@example.org/a/b",
+        "git@example.org:a/b",
+        "file:///srv/git/a",
+        "/srv/git/a",
+    ],
+)
+def test_good_addresses(repo: str) -> None:
+    assert check_repo(repo) is None
+
+
+@pytest.mark.parametrize(
+    ("repo", "cause"),
+    [
+        ("", "url"),
+        ("--upload-pack=touch /tmp/x", "url"),
+        ("ext::sh -c id", "url"),
+        ("ftp://example.org/a", "url"),
+        ("https:///a/b", "url"),
+        ("https://example.org/a\nb", "url"),
+        ("https://user:secret@example.org/a", "url_with_credentials"),
+        ("https://hf_secret@example.org/a", "url_with_credentials"),
+    ],
+)
+def test_bad_addresses(repo: str, cause: str) -> None:
+    problem = check_repo(repo)
+    assert problem is not None
+    assert problem.cause == cause
+    assert "secret" not in str(problem)
+
+
+def test_same_repository() -> None:
+    one = "https://Example.org/org/name"
+    assert same_repository(one, "https://example.org/org/name.git")
+    assert same_repository(one, "https://example.org/org/name.git/")
+    assert same_repository(one, "https://user:secret@example.org/org/name"), "an old clone may carry credentials"
+    assert not same_repository(one, "https://example.org/org/Name")
+    assert not same_repository(one, "http://example.org/org/name")
+    assert redact_url("https://user:secret@example.org/x") == "https://***@example.org/x"
+
+
+def test_a_blob_has_gits_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"hello\n")
+    expected = subprocess.run(
+        ["git", "hash-object", str(path)], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert blob_id(path, 6) == expected
+    assert blob_id(path, 6, 64) == hashlib.sha256(b"blob 6\0hello\n").hexdigest()
+
+
+def test_the_environment() -> None:
+    base = {
+        "PATH": "/bin",
+        "https_proxy": "http://proxy:3128",
+        "GIT_SSL_CAINFO": "/ca.pem",
+        "GIT_DIR": "/elsewhere",
+        "GIT_TRACE_CURL": "1",
+        "GIT_ASKPASS": "/bin/askpass",
+        "GIT_CONFIG_COUNT": "1",
+        "SSH_ASKPASS": "/bin/askpass",
+    }
+    env = environment(base, repo="https://h:1/a/b", token="s3cret", username="u", home="/tmp/h", timeout=60)
+    assert (env["https_proxy"], env["GIT_SSL_CAINFO"], env["PATH"]) == ("http://proxy:3128", "/ca.pem", "/bin")
+    assert not {"GIT_DIR", "GIT_TRACE_CURL", "GIT_ASKPASS", "SSH_ASKPASS"} & set(env)
+    assert env["GIT_TERMINAL_PROMPT"] == "0"
+    pairs = {env[f"GIT_CONFIG_KEY_{n}"]: env[f"GIT_CONFIG_VALUE_{n}"] for n in range(int(env["GIT_CONFIG_COUNT"]))}
+    assert [key for key in pairs if key.endswith("helper")] == ["credential.helper", "credential.https://h:1.helper"]
+    assert [key for key, value in env.items() if "s3cret" in value] == ["VICUNA_FLEET_GIT_TOKEN"]
+    over_ssh = environment({}, repo="git@h:a/b", token="s3cret", username="u", home="/tmp/h", timeout=60)
+    assert "s3cret" not in over_ssh.values()
+
+
+# What git 2.39 and 2.47, git-lfs 3.3 and 3.6 and curl say.
+SAID = [
+    ("dns", "fatal: unable to access 'https://x.invalid/a/': Could not resolve host: x.invalid"),
+    ("dns", "batch request: dial tcp: lookup x.invalid on 10.0.0.2:53: no such host"),
+    ("proxy", "fatal: unable to access 'https://h/a/': Could not resolve proxy: proxy.example"),
+    ("proxy", "fatal: unable to access 'https://h/a/': Received HTTP code 407 from proxy after CONNECT"),
+    (
+        "proxy",
+        'batch request: Post "https://h/a": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused',
+    ),
+    (
+        "connection",
+        "fatal: unable to access 'http://127.0.0.1:1/a/': Failed to connect to 127.0.0.1 port 1 after 0 ms: "
+        "Couldn't connect to server",
+    ),
+    ("connection", "fatal: unable to access 'https://h/a/': Failed to connect to h port 443: Connection timed out"),
+    ("connection", "LFS: dial tcp 127.0.0.1:9: connect: connection refused"),
+    (
+        "tls",
+        "fatal: unable to access 'https://h/a/': server certificate verification failed. CAfile: none CRLfile: none",
+    ),
+    ("tls", "fatal: unable to access 'https://h/a/': SSL certificate problem: unable to get local issuer certificate"),
+    ("tls", 'batch request: Post "https://h/a": tls: failed to verify certificate: x509: certificate has expired'),
+    ("tls", "fatal: unable to access 'https://h/a/': gnutls_handshake() failed: Error in the pull function."),
+    ("token_missing", "fatal: could not read Username for 'https://huggingface.co': terminal prompts disabled"),
+    (
+        "token_missing",
+        "remote: Invalid username or password.\nfatal: Authentication failed for 'https://huggingface.co/a/'",
+    ),
+    (
+        "token_missing",
+        "batch response: Authentication required: Authorization error: http://h/a.git/info/lfs/objects/batch\n"
+        "Check that you have proper access to the repository",
+    ),
+    ("token_missing", "batch response: Git credentials for https://h/a.git not found."),
+    ("token_missing", "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository."),
+    ("forbidden", "fatal: unable to access 'https://h/a/': The requested URL returned error: 403"),
+    (
+        "forbidden",
+        "remote: Access to model a/b is restricted and you are not in the authorized list.\n"
+        "fatal: unable to access 'https://huggingface.co/a/b/': The requested URL returned error: 403",
+    ),
+    (
+        "forbidden",
+        "batch response: Authorization error: http://h/a.git/info/lfs/objects/batch\n"
+        "Check that you have proper access to the repository",
+    ),
+    ("repository_not_found", "fatal: repository 'http://h/a/' not found"),
+    ("repository_not_found", "remote: Repository not found\nfatal: repository 'https://huggingface.co/a/b/' not found"),
+    ("repository_not_found", "fatal: '/srv/a' does not appear to be a git repository"),
+    (
+        "repository_not_found",
+        "fatal: https://h/a/info/refs not valid: is this a git repository?",
+    ),
+    ("revision_not_found", "fatal: couldn't find remote ref nowhere"),
+    ("revision_not_found", "fatal: remote error: upload-pack: not our ref 0000000000000000000000000000000000000000"),
+    ("revision_not_found", "error: Server does not allow request for unadvertised object 1234"),
+    (
+        "lfs_object_missing",
+        f"[{OID}] Object does not exist\nerror: failed to fetch some objects from 'http://h/a.git/info/lfs'",
+    ),
+    (
+        "lfs_object_missing",
+        "batch response: Repository or object not found: http://h/a.git/info/lfs/objects/batch\n"
+        "Check that it exists and that you have proper access to it",
+    ),
+    ("damaged_transfer", f"LFS: expected OID {OID}, got 8e2c after 76800 bytes written"),
+    ("disk_full", "error: unable to write file model.bin: No space left on device"),
+    ("disk_full", "write /model/x/.git/lfs/incomplete/4d.part: no space left on device"),
+    ("disk_full", "fatal: write error: Disk quota exceeded"),
+    ("read_only", "fatal: could not create work tree dir 'x': Read-only file system"),
+    ("git_lfs_missing", "git: 'lfs' is not a git command. See 'git --help'."),
+    ("git_lock", "fatal: Unable to create '/model/x/.git/index.lock': File exists."),
+    (
+        "dubious_ownership",
+        "fatal: detected dubious ownership in repository at '/model/x'",
+    ),
+    ("dubious_ownership", "fatal: unsafe repository ('/model/x' is owned by someone else)"),
+    ("host_key", "Host key verification failed.\nfatal: Could not read from remote repository."),
+    (
+        "timeout",
+        "error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec transferred the last 120 seconds",
+    ),
+    ("timeout", 'Get "https://h/x": net/http: request canceled (Client.Timeout exceeded while awaiting headers)'),
+    ("server", "fatal: unable to access 'https://h/a/': The requested URL returned error: 502"),
+    ("server", "batch response: Fatal error: Server error: http://h/a.git/info/lfs/objects/batch"),
+    ("server", "batch response: Rate limit exceeded: https://h/a.git/info/lfs/objects/batch"),
+    ("interrupted", "error: RPC failed; curl 18 transfer closed\nfatal: early EOF"),
+    ("interrupted", "LFS: unexpected EOF"),
+    ("damaged_repository", "error: object file .git/objects/ab/cd is empty\nfatal: loose object abcd is corrupt"),
+    ("url", "git: 'remote-foo' is not a git command\nfatal: unable to find remote helper for 'foo'"),
+    ("unknown", "fatal: something new"),
+    ("unknown", ""),
+]
+
+
+@pytest.mark.parametrize(("cause", "said"), SAID)
+def test_what_git_means(cause: str, said: str) -> None:
+    problem = classify_git_error(said, repo="https://h/a", revision="main", dest="/model/x", timeout=120)
+    assert problem.cause == cause
+    assert all((problem.found, problem.expected, problem.remedy))
+
+
+def test_a_rejected_token_is_not_a_missing_one() -> None:
+    said = "fatal: Authentication failed for 'https://h/a/'"
+    problem = classify_git_error(said, repo="https://h/a", revision="main", has_token=True)
+    assert problem.cause == "token_rejected"
+    assert "model_token" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "Downloading LFS objects:  50% (1/2), 403 MB | 401 MB/s\r",
+        "remote: Enumerating objects: 404, done.\n",
+        "Receiving objects: 100% (500/500), 403.00 KiB | 1.00 MiB/s, done.\r\n",
+        "fetch: Fetching reference refs/heads/404\n",
+    ],
+)
+def test_progress_is_not_an_error(noise: str) -> None:
+    said = noise + "LFS: unexpected EOF\n"
+    assert classify_git_error(said, repo="https://h/a", revision="main").cause == "interrupted"
+    assert last_line(noise + "fatal: early EOF\nhint: try again\n") == "fatal: early EOF"
