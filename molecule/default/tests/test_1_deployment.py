@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-testinfra_hosts = ["ansible://all"]
 SERVICES = ["controller", "model-worker", "api-server", "edge"]
 
 
 @pytest.fixture
 def containers(host: Any) -> dict[str, dict[str, Any]]:
-    with host.sudo():
-        ids = host.check_output("docker ps -q --filter label=com.docker.compose.project=vicuna").split()
-        inspected = json.loads(host.check_output("docker inspect " + " ".join(ids)))
+    ids = host.check_output("docker ps -q --filter label=com.docker.compose.project=vicuna").split()
+    inspected = json.loads(host.check_output("docker inspect " + " ".join(ids)))
     return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in inspected}
 
 
@@ -40,20 +38,18 @@ def test_containers_are_confined(containers: dict[str, dict[str, Any]], service:
 
 
 def test_the_processes_are_not_root(host: Any, containers: dict[str, dict[str, Any]]) -> None:
-    with host.sudo():
-        for container in containers.values():
-            status = host.check_output(f"cat /proc/{container['State']['Pid']}/status")
-            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            assert set(fields["Uid"].split()) == {"10001"}
-            assert int(fields["CapEff"], 16) == 0
-            assert fields["NoNewPrivs"] == "1"
+    for container in containers.values():
+        status = host.check_output(f"cat /proc/{container['State']['Pid']}/status")
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert set(fields["Uid"].split()) == {"10001"}
+        assert int(fields["CapEff"], 16) == 0
+        assert fields["NoNewPrivs"] == "1"
 
 
 def test_the_model_is_mounted_read_only(host: Any, containers: dict[str, dict[str, Any]]) -> None:
     mounts = {mount["Destination"]: mount for mount in containers["model-worker"]["Mounts"]}
     assert mounts["/model/vicuna-tiny"]["RW"] is False
-    with host.sudo():
-        result = host.run("docker exec vicuna-model-worker-1 touch /model/vicuna-tiny/x")
+    result = host.run("docker exec vicuna-model-worker-1 touch /model/vicuna-tiny/x")
     assert result.rc != 0
     assert "Read-only file system" in result.stderr
 
@@ -68,39 +64,35 @@ def test_heartbeats_and_proxies(containers: dict[str, dict[str, Any]]) -> None:
 
 def test_no_health_check_asks_v1_models(host: Any) -> None:
     # The edge answers /v1/models itself, so the API server never sees the path.
-    with host.sudo():
-        log = host.run("docker logs vicuna-api-server-1").stdout + host.run("docker logs vicuna-api-server-1").stderr
+    log = host.run("docker logs vicuna-api-server-1").stdout + host.run("docker logs vicuna-api-server-1").stderr
     assert "/v1/models" not in log
 
 
 def test_env_file(host: Any) -> None:
-    with host.sudo():
-        file = host.file("/opt/vicuna/.env")
-        assert (file.user, file.group, oct(file.mode)) == ("root", "root", "0o600")
-        lines = file.content_string.splitlines()
+    file = host.file("/opt/vicuna/.env")
+    assert (file.user, file.group, oct(file.mode)) == ("root", "root", "0o600")
+    lines = file.content_string.splitlines()
     assert "MODEL_PATH=/model/vicuna-tiny" in lines
     assert "MODEL_NAMES=vicuna" in lines
 
 
 def test_no_key_is_stored_in_clear_outside_the_client_settings(host: Any, endpoint: Any) -> None:
-    with host.sudo():
-        found = host.run(f"grep -rl {endpoint.key} /opt/vicuna /etc").stdout.split()
-        assert found == ["/opt/vicuna/client.env"]
-        assert oct(host.file("/opt/vicuna/client.env").mode) == "0o600"
-        assert endpoint.key not in host.check_output("docker inspect $(docker ps -q)")
+    found = host.run(f"grep -rl {endpoint.key} /opt/vicuna /etc").stdout.split()
+    assert found == ["/opt/vicuna/client.env"]
+    assert oct(host.file("/opt/vicuna/client.env").mode) == "0o600"
+    assert endpoint.key not in host.check_output("docker inspect $(docker ps -q)")
 
 
 def test_every_weight_is_what_its_pointer_says(host: Any) -> None:
-    with host.sudo():
-        git = "git -c safe.directory=/model/vicuna-tiny -C /model/vicuna-tiny"
-        files = host.check_output(f"{git} lfs ls-files --name-only").splitlines()
-        assert "model.safetensors" in files
-        assert "tokenizer.model" in files
-        for name in files:
-            pointer = dict(line.split(" ", 1) for line in host.check_output(f"{git} show HEAD:{name}").splitlines())
-            content = host.file(f"/model/vicuna-tiny/{name}").content
-            assert f"sha256:{hashlib.sha256(content).hexdigest()}" == pointer["oid"]
-            assert len(content) == int(pointer["size"])
+    git = "git -c safe.directory=/model/vicuna-tiny -C /model/vicuna-tiny"
+    files = host.check_output(f"{git} lfs ls-files --name-only").splitlines()
+    assert "model.safetensors" in files
+    assert "tokenizer.model" in files
+    for name in files:
+        pointer = dict(line.split(" ", 1) for line in host.check_output(f"{git} show HEAD:{name}").splitlines())
+        content = host.file(f"/model/vicuna-tiny/{name}").content
+        assert f"sha256:{hashlib.sha256(content).hexdigest()}" == pointer["oid"]
+        assert len(content) == int(pointer["size"])
 
 
 def test_docker_starts_with_the_host(host: Any) -> None:
@@ -110,10 +102,9 @@ def test_docker_starts_with_the_host(host: Any) -> None:
 
 
 def test_compose_and_buildx(host: Any) -> None:
-    with host.sudo():
-        compose = host.check_output("docker compose version --short").lstrip("v")
-        assert tuple(int(part) for part in compose.split("-")[0].split(".")[:2]) >= (2, 18)
-        assert host.run("docker buildx version").rc == 0
+    compose = host.check_output("docker compose version --short").lstrip("v")
+    assert tuple(int(part) for part in compose.split("-")[0].split(".")[:2]) >= (2, 18)
+    assert host.run("docker buildx version").rc == 0
 
 
 def test_daemon_json_is_merged(host: Any) -> None:
