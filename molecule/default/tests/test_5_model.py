@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,14 +29,14 @@ def on_host(script: str) -> str:
 def clone(**parameters: Any) -> dict[str, Any]:
     """Run the module on the host; return what it returned."""
     arguments = {"repo": PUBLIC, "revision": REVISION, "dest": DEST} | parameters
-    command = ["ansible", HOST, "-i", str(INVENTORY), "--become", "-m", "vicuna.fleet.git_lfs", "-a"]
     env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    env |= {"ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.oneline", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
-    done = subprocess.run(
-        [*command, json.dumps(arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert TOKEN not in done.stdout + done.stderr
-    result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])
+    with tempfile.TemporaryDirectory() as tree:
+        command = ["ansible", HOST, "-i", str(INVENTORY), "--become", "--tree", tree]
+        command += ["-m", "vicuna.fleet.git_lfs", "-a", json.dumps(arguments)]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert TOKEN not in done.stdout + done.stderr
+        result: dict[str, Any] = json.loads((Path(tree) / HOST).read_text())
+        result["failed"] = done.returncode != 0
     return result
 
 
@@ -56,7 +58,7 @@ def empty_folder() -> Iterator[None]:
 ])  # fmt: skip
 def test_each_mistake_has_its_own_message(parameters: dict[str, Any], said: str) -> None:
     result = clone(**parameters)
-    assert result.get("failed"), result
+    assert result["failed"], result
     assert said in result["msg"]
     assert "Remedy: " in result["msg"]
     assert on_host("find /var/tmp/models -name '*.safetensors'") == ""
@@ -71,7 +73,7 @@ def test_a_full_disk_is_named_before_the_fetch() -> None:
     on_host("mount -t tmpfs -o size=4m tmpfs /var/tmp/models")
     try:
         result = clone()
-        assert result.get("failed"), result
+        assert result["failed"], result
         assert "Remedy: " in result["msg"]
         assert "model_root" in result["msg"]
     finally:
