@@ -42,7 +42,7 @@ lint: venv
 	@echo "Lint"
 	@ruff check . && ruff format --check .
 	@mypy
-	@yamllint --strict .
+	@git ls-files -z '*.yml' '*.yaml' | xargs -0 yamllint --strict
 	@shellcheck sandbox/*.sh roles/fastchat/files/vicuna-chat roles/fastchat/files/vicuna-call
 	@ansible-lint --offline --quiet
 	@antsibull-changelog lint

@@ -324,7 +324,7 @@ def is_final(diagnosis: Diagnosis, seen_for: float) -> bool:
 
 def crash_looping(seen: Observation) -> bool:
     """Whether a container of the project fails again at every start, so that waiting longer changes nothing."""
-    return any(each.state == "restarting" and each.restarts >= CRASH_LOOP_RESTARTS for each in seen.containers)
+    return any(each.state == "restarting" and each.restarts >= CRASH_LOOP_RESTARTS for each in seen.containers or ())
 
 
 def ask_until(
