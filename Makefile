@@ -44,7 +44,7 @@ lint: venv
 	@mypy
 	@git ls-files -z '*.yml' '*.yaml' | xargs -0 yamllint --strict
 	@shellcheck sandbox/*.sh roles/fastchat/files/vicuna-chat roles/fastchat/files/vicuna-call
-	@ansible-lint --offline --quiet
+	@ansible-lint --offline -q
 	@antsibull-changelog lint
 	@tools/readme_tables.py --check
 

@@ -39,14 +39,13 @@ print_env() {
   foreign_engine || printf 'export PATH=%q DOCKER_HOST=unix://%s/docker.sock DOCKER_CONFIG=%s/config\n' "$STATE/bin:$PATH" "$RUN" "$STATE"
 }
 
-wait_for() { # seconds, description, command...
-  local deadline=$((SECONDS + $1)) what=$2
-  shift 2
+wait_for() { # seconds, command...
+  local deadline=$((SECONDS + $1))
+  shift
   until "$@" >/dev/null 2>&1; do
     [ $SECONDS -lt $deadline ] || return 1
     sleep 0.2
   done
-  : "$what"
 }
 
 # The mirror that apt on this machine already uses for Debian's own archive.
@@ -127,7 +126,7 @@ start_engine() {
     start "$STATE/log/dockerd.log" "$STATE/bin/dockerd" \
     --host "unix://$RUN/docker.sock" --group "$(id -gn)" --data-root "$STATE/docker" --exec-root "$RUN/exec" \
     --pidfile "$RUN/docker.pid" --mtu "$mtu" --bip 10.201.0.1/24 --default-address-pool base=10.202.0.0/16,size=24
-  wait_for 60 "the engine" own_engine ||
+  wait_for 60 own_engine ||
     die "the engine did not answer within 60 s: $(tail -n 1 "$STATE/log/dockerd.log")" "dockerd to listen on $RUN/docker.sock" \
       "read $STATE/log/dockerd.log; an unprivileged container cannot run an engine"
 }
@@ -181,7 +180,7 @@ down() {
   pid=$(cat "$RUN/docker.pid")
   say "stopping the sandbox's own Docker Engine"
   "${SUDO[@]}" kill "$pid" 2>/dev/null || true
-  wait_for 60 "the engine's end" bash -c "! kill -0 $pid 2>/dev/null && [ ! -e /proc/$pid ]" || "${SUDO[@]}" kill -9 "$pid"
+  wait_for 60 bash -c "! kill -0 $pid 2>/dev/null && [ ! -e /proc/$pid ]" || "${SUDO[@]}" kill -9 "$pid"
 }
 
 purge() {

@@ -34,6 +34,13 @@ def test_check_mode_on_a_converged_host_changes_nothing_and_is_silent(playbook: 
     assert not (tmp_path / "report.json").exists()
 
 
+def test_the_playbook_verify_asks_and_leaves_the_callback_silent(playbook: Any, tmp_path: Path) -> None:
+    result = playbook(playbook="playbooks/verify.yml", **{REPORT: str(tmp_path / "report.json")})
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert changed(result.stdout) == {"0"}
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_another_name_is_refused(playbook: Any) -> None:
     result = playbook("-e", "verify_model=gpt-4", "-e", "verify_timeout=60", "--limit", "debian-13")
     assert result.returncode not in (0, 3), result.stdout[-2000:]
