@@ -11,6 +11,7 @@ if docker info >/dev/null 2>&1; then
     docker volume ls --quiet --filter name=^vicuna-sandbox- | xargs -r docker volume rm >/dev/null
     docker network ls --quiet --filter name=^vicuna-sandbox$ | xargs -r docker network rm >/dev/null
     docker images --quiet 'vicuna-sandbox-*' | sort -u | xargs -r docker rmi --force >/dev/null
+    [ ! -f ../.sandbox/pulled ] || xargs -r docker rmi >/dev/null <../.sandbox/pulled || true # another image may stand on it
   fi
 fi
 ./engine.sh purge

@@ -13,6 +13,7 @@ set -euo pipefail
 
 STATE=${SANDBOX_STATE:-/var/lib/vicuna-sandbox}
 RUN=${SANDBOX_RUN:-/run/vicuna-sandbox}
+CHECKOUT=$(cd "$(dirname "$0")/.." && pwd)
 BASES=(bookworm trixie)
 ENGINE_SUITE=trixie
 ENGINE_PACKAGES=(docker.io docker-cli containerd docker-compose docker-buildx)
@@ -146,7 +147,13 @@ base_images() {
   local suite image missing=() pid pids=()
   for suite in "${BASES[@]}"; do
     image=debian:$suite-slim
-    docker image inspect "$image" >/dev/null 2>&1 || timeout 120 docker pull -q "$image" >/dev/null 2>&1 || missing+=("$suite")
+    docker image inspect "$image" >/dev/null 2>&1 && continue
+    if timeout 120 docker pull -q "$image" >/dev/null 2>&1; then
+      # So that cleaning up takes along what was not here before.
+      mkdir -p "$CHECKOUT/.sandbox" && echo "$image" >>"$CHECKOUT/.sandbox/pulled"
+    else
+      missing+=("$suite")
+    fi
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v mmdebstrap >/dev/null ||
