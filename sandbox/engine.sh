@@ -120,6 +120,13 @@ start_engine() {
   [ "$mtu" -le 1500 ] || mtu=1500
   "${SUDO[@]}" mkdir -p "$RUN" "$STATE/docker"
   "${SUDO[@]}" rm -f "$RUN/docker.pid" "$RUN/docker.sock"
+  # An engine leaves its packet filter rules and forwarding on: what was before is kept for `purge`.
+  if [ ! -e "$STATE/before/ip_forward" ]; then
+    "${SUDO[@]}" mkdir -p "$STATE/before"
+    local tool
+    for tool in iptables ip6tables; do "${SUDO[@]}" "$STATE/bin/$tool-save" 2>/dev/null | "${SUDO[@]}" tee "$STATE/before/$tool" >/dev/null; done
+    "${SUDO[@]}" tee "$STATE/before/ip_forward" </proc/sys/net/ipv4/ip_forward >/dev/null
+  fi
   say "starting the sandbox's own Docker Engine (log: $STATE/log/dockerd.log)"
   # Nothing of the caller's stays open in the engine: a pipe behind `make demo` would otherwise never end.
   # shellcheck disable=SC2016 # expanded by the inner shell
@@ -190,9 +197,23 @@ down() {
   wait_for 60 bash -c "! kill -0 $pid 2>/dev/null && [ ! -e /proc/$pid ]" || "${SUDO[@]}" kill -9 "$pid"
 }
 
+restore_network() {
+  [ -e "$STATE/before/ip_forward" ] || return 0
+  local tool table
+  for tool in iptables ip6tables; do
+    for table in nat filter; do
+      "${SUDO[@]}" "$STATE/bin/$tool" -t "$table" -F && "${SUDO[@]}" "$STATE/bin/$tool" -t "$table" -X
+    done
+    "${SUDO[@]}" "$STATE/bin/$tool" -P FORWARD ACCEPT
+    "${SUDO[@]}" "$STATE/bin/$tool-restore" <"$STATE/before/$tool"
+  done 2>/dev/null || say "the engine's packet filter rules could not all be removed"
+  "${SUDO[@]}" tee /proc/sys/net/ipv4/ip_forward <"$STATE/before/ip_forward" >/dev/null
+}
+
 purge() {
   down
   [ -d "$STATE" ] || [ -d "$RUN" ] || return 0
+  restore_network
   # What a killed engine left mounted would otherwise survive the removal.
   awk -v a="$STATE/" -v b="$RUN/" 'index($2, a) == 1 || index($2, b) == 1 { print $2 }' /proc/mounts | sort -r |
     xargs -r "${SUDO[@]}" umount -l
