@@ -5,7 +5,8 @@
 
 Three layers come out of one resolution, so that they can never disagree:
 ``api.txt`` (FastChat without torch), ``worker.txt`` (what the worker adds) and ``torch-cuda.txt`` (torch with NVIDIA's
-libraries, as PyPI has them). ``torch-cpu.txt`` is kept by hand: PyPI does not carry that build.
+libraries, as PyPI has them). ``torch-cpu.txt`` is kept by hand: PyPI does not carry that build. It may be newer than
+the CUDA build, whose CUDA runtime decides which drivers will do (see torch-cuda.in).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def resolve(*sources: str) -> dict[str, str]:
 
 def main() -> int:
     """Write the three files; return 0."""
-    worker = resolve("worker.in")
+    worker = resolve("worker.in", "torch-cuda.in")
     api = resolve("api.in", "--constraint", "worker.in")
     layers = {"api.txt": {}, "worker.txt": {}, "torch-cuda.txt": {}}  # type: dict[str, dict[str, str]]
     for name, block in worker.items():
@@ -42,7 +43,7 @@ def main() -> int:
         if name not in UNUSED:
             layers[layer][name] = block
     for file, blocks in layers.items():
-        source = "api.in, versions of worker.in" if file == "api.txt" else "worker.in"
+        source = "api.in, versions of worker.in" if file == "api.txt" else "worker.in and torch-cuda.in"
         (IMAGE / file).write_text(HEADER.format(source=source) + "".join(blocks[name] for name in sorted(blocks)))
         print(f"{file}: {len(blocks)} packages")
     return 0

@@ -57,7 +57,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_type(value: Any, name: str) -> bool:
-    if isinstance(value, str) and "{{" in value:
+    # null leaves a choice open; ansible-core takes it for a variable that is not given.
+    if value is None or (isinstance(value, str) and "{{" in value):
         return True
     return isinstance(value, TYPES[name]) and (name in ("bool", "raw") or not isinstance(value, bool))
 

@@ -3,15 +3,16 @@
 
     healthcheck.py controller
     healthcheck.py api-server
-    healthcheck.py model-worker NAME[,NAME...]
+    healthcheck.py model-worker ADDRESS
 
 ``GET /v1/models`` is never asked: it empties the controller's table and asks every worker anew with a blocking 5 s
 timeout, so that a worker which is just starting is evicted.
 
-A worker's own status stays 200 after the controller has forgotten it, so the controller is asked whether it lists the
-model. FastChat's heartbeat thread dies when one registration fails, and such a worker never comes back by itself: a
-worker that was listed once and is missing for three checks in a row, while the controller answers, ends itself and is
-restarted by its restart policy. A worker that is still loading has never been listed and is left alone.
+A worker's own status stays 200 after the controller has forgotten it, so the controller is asked whether it knows the
+worker: by a heartbeat in the worker's name, the one question whose answer tells of one worker where several serve the
+same model. FastChat's own heartbeat thread dies when one registration fails, and such a worker never comes back by
+itself: a worker that was known once and is unknown for three checks in a row, while the controller answers, ends itself
+and is restarted by its restart policy. A worker that is still loading has never been known and is left alone.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 4.0  # seconds; compose's own timeout is 5
-STATE = Path("/tmp/vicuna-worker-listed")  # noqa: S108 - the container's own tmpfs
-MISSING_LIMIT = 3
+STATE = Path("/tmp/vicuna-worker-known")  # noqa: S108 - the container's own tmpfs
+UNKNOWN_LIMIT = 3
 
 
-def ask(host: str, port: int, method: str, path: str) -> Any:
+def ask(host: str, port: int, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Return the JSON answer; raises OSError or ValueError when there is none."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
-        connection.request(method, path)
+        connection.request(method, path, None if body is None else json.dumps(body))
         response = connection.getresponse()
         body = response.read()
         if response.status != http.client.OK:
@@ -44,23 +45,22 @@ def ask(host: str, port: int, method: str, path: str) -> Any:
         connection.close()
 
 
-def check_worker(names: list[str]) -> str:
+def check_worker(address: str) -> str:
     """Return what is wrong with this worker, or an empty string."""
     own = ask("127.0.0.1", 21002, "POST", "/worker_get_status")
-    listed = ask("controller", 21001, "POST", "/list_models").get("models", [])
-    missing = [name for name in names if name not in listed]
-    if not missing:
+    beat = {"worker_name": address, "queue_length": own["queue_length"]}
+    if ask("controller", 21001, "POST", "/receive_heart_beat", beat)["exist"]:
         STATE.write_text("0")
         return ""
-    # `own` answered, so the model is loaded; without STATE it has simply not been listed yet.
+    # `own` answered, so the model is loaded; without STATE it has simply not been known yet.
     if STATE.exists():
         count = int(STATE.read_text() or 0) + 1
         STATE.write_text(str(count))
-        if count >= MISSING_LIMIT:
+        if count >= UNKNOWN_LIMIT:
             STATE.unlink()
             os.kill(1, signal.SIGTERM)
-            return f"the controller forgot {', '.join(missing)} for {count} checks: restarting the worker"
-    return f"the controller does not list {', '.join(missing)}; this worker serves {own.get('model_names')}"
+            return f"the controller forgot {address} for {count} checks: restarting the worker"
+    return f"the controller does not know {address}, which serves {own.get('model_names')}"
 
 
 def main(arguments: list[str]) -> int:
@@ -74,10 +74,10 @@ def main(arguments: list[str]) -> int:
             socket.create_connection(("127.0.0.1", 8000), TIMEOUT).close()
             problem = ""
         elif service == "model-worker":
-            problem = check_worker(arguments[1].split(",") if len(arguments) > 1 else [])
+            problem = check_worker(arguments[1] if len(arguments) > 1 else "http://model-worker:21002")
         else:
             problem = f"unknown service {service!r}: expected controller, api-server or model-worker"
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:
         print(problem)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 FILE = Path(__file__).resolve().parents[4] / "roles/fastchat/files/image/healthcheck.py"
+ADDRESS = "http://model-worker-2:21002"
 
 
 class Stack:
@@ -21,25 +22,27 @@ class Stack:
     def __init__(self, module: Any, monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
         self.module = module
         self.loaded = True
-        self.listed: list[str] | None = ["vicuna"]
+        self.known: bool | None = True
         self.signals: list[tuple[int, int]] = []
         self.paths: list[str] = []
         monkeypatch.setattr(module, "ask", self.ask)
         monkeypatch.setattr(module, "STATE", state)
         monkeypatch.setattr(module.os, "kill", lambda pid, number: self.signals.append((pid, number)))
 
-    def ask(self, host: str, port: int, method: str, path: str) -> Any:
+    def ask(self, host: str, port: int, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         self.paths.append(path)
         if path == "/worker_get_status":
             if not self.loaded:
                 raise ConnectionRefusedError("Connection refused")
-            return {"model_names": ["vicuna"], "queue_length": 0}
-        if self.listed is None:
+            return {"model_names": ["vicuna"], "queue_length": 3}
+        if self.known is None:
             raise ConnectionRefusedError("Connection refused")
-        return {"models": self.listed}
+        assert (host, path) == ("controller", "/receive_heart_beat")
+        assert body == {"worker_name": ADDRESS, "queue_length": 3}
+        return {"exist": self.known}
 
     def check(self) -> int:
-        return int(self.module.main(["model-worker", "vicuna"]))
+        return int(self.module.main(["model-worker", ADDRESS]))
 
 
 @pytest.fixture
@@ -48,25 +51,25 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stack:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Stack(module, monkeypatch, tmp_path / "listed")
+    return Stack(module, monkeypatch, tmp_path / "known")
 
 
-def test_a_listed_worker_is_well(stack: Stack) -> None:
+def test_a_known_worker_is_well(stack: Stack) -> None:
     assert stack.check() == 0
     assert "/v1/models" not in stack.paths
 
 
 def test_a_loading_worker_is_never_ended(stack: Stack) -> None:
-    stack.loaded, stack.listed = False, []
+    stack.loaded, stack.known = False, False
     assert [stack.check() for _ in range(50)] == [1] * 50
-    stack.loaded = True  # it answers, and has not been listed yet
+    stack.loaded = True  # it answers, and is not known yet
     assert [stack.check() for _ in range(50)] == [1] * 50
     assert stack.signals == []
 
 
 def test_a_forgotten_worker_is_ended_at_the_third_check(stack: Stack) -> None:
     assert stack.check() == 0
-    stack.listed = []
+    stack.known = False
     assert [stack.check(), stack.check()] == [1, 1]
     assert stack.signals == []
     assert stack.check() == 1
@@ -74,15 +77,15 @@ def test_a_forgotten_worker_is_ended_at_the_third_check(stack: Stack) -> None:
 
 
 def test_a_gap_that_closes_starts_the_count_anew(stack: Stack) -> None:
-    for listed in (["vicuna"], [], [], ["vicuna"], [], []):
-        stack.listed = listed
+    for known in (True, False, False, True, False, False):
+        stack.known = known
         stack.check()
     assert stack.signals == []
 
 
 def test_a_controller_that_is_down_is_no_reason_to_end_the_worker(stack: Stack) -> None:
     stack.check()
-    stack.listed = None
+    stack.known = None
     assert [stack.check() for _ in range(10)] == [1] * 10
     assert stack.signals == []
 
