@@ -1,0 +1,233 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: model_info
+short_description: Tell a model's shapes and sizes from its git-LFS repository, without its weights
+version_added: 0.1.0
+author: The vicuna.fleet authors
+description:
+  - Reads the C(config.json) of one commit of a git-LFS repository, and the LFS pointers, which name the size and
+    sha256 of every large file. Nothing in LFS is fetched.
+  - Needs no clone on the host, so it can run on the control node for all hosts of a play.
+requirements:
+  - git 2.31 or later
+options:
+  repo:
+    description:
+      - Address of the repository, as for C(git clone), as the machine that runs this module reaches it.
+      - An address with a user name or password in it is refused; use O(token).
+    type: str
+    required: true
+  revision:
+    description: A full commit id, a tag, or a branch. What is kept of a commit id needs no network the next time.
+    type: str
+    required: true
+  token:
+    description:
+      - Token or password for a private or gated repository at an http or https address.
+      - It is given to git in the environment, and only for the host of O(repo).
+    type: str
+    default: ""
+  username:
+    description: User name that goes with O(token). Hugging Face takes any.
+    type: str
+    default: token
+  include:
+    description: Patterns, as in C(.gitignore), of the large files that will be fetched. An empty list means all.
+    type: list
+    elements: str
+    default: []
+  exclude:
+    description: Patterns of large files that are going to be left out. They win over O(include).
+    type: list
+    elements: str
+    default: []
+  ca_path:
+    description: PEM file with certificates of authorities that are trusted for O(repo) besides those of the machine.
+    type: path
+    default: ""
+  cache_dir:
+    description:
+      - Folder in which what was read of a commit is kept. Processes that want the same commit at the same time fetch it
+        once. Empty keeps nothing.
+    type: path
+    default: ""
+  timeout:
+    description: Seconds of silence after which a connection counts as dead.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode, and returns the same.
+  diff_mode:
+    support: N/A
+    description: Changes nothing.
+  idempotent:
+    support: N/A
+    description: Changes nothing but O(cache_dir).
+seealso:
+  - module: vicuna.fleet.git_lfs
+"""
+
+EXAMPLES = r"""
+- name: Look at the model
+  vicuna.fleet.model_info:
+    repo: https://huggingface.co/lmsys/vicuna-7b-v1.5-16k
+    revision: c8df3ca4436a3bce5c4b5877e0117032081852b4
+    cache_dir: ~/.cache/vicuna.fleet
+  delegate_to: localhost
+  register: look
+
+- name: Tell how much there is to download
+  ansible.builtin.debug:
+    msg: "{{ look.model.download_bytes }} bytes"
+"""
+
+RETURN = r"""
+msg:
+  description: What was found, in words.
+  returned: always
+  type: str
+  sample: "commit c8df3ca4436a: 13476926466 bytes of weights (bin), 13477426341 bytes to download"
+cached:
+  description: Whether the answer was kept from an earlier look.
+  returned: success
+  type: bool
+model:
+  description: What the repository says.
+  returned: success
+  type: dict
+  contains:
+    commit:
+      description: The commit that O(revision) names.
+      type: str
+      sample: c8df3ca4436a3bce5c4b5877e0117032081852b4
+    config:
+      description: The content of C(config.json); empty where there is none that can be read.
+      type: dict
+    quantisation:
+      description: How the checkpoint is quantised; empty where it is not.
+      type: str
+      sample: gptq 4-bit
+    weights_format:
+      description: Format of the weights that transformers would load; empty where there are none.
+      type: str
+      choices: [safetensors, bin, ""]
+    files:
+      description: Those weights. Where a repository holds two formats, those that transformers prefers.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: Path in the repository.
+          type: str
+        oid:
+          description: The sha256 of the file; empty for one that is not in LFS.
+          type: str
+        size:
+          description: Size in bytes.
+          type: int
+    weights_bytes:
+      description: Size of RV(model.files) together, in bytes.
+      type: int
+      sample: 13476926466
+    objects:
+      description: Every different large file that O(include) and O(exclude) leave.
+      type: list
+      elements: dict
+      contains:
+        oid:
+          description: The sha256 of the file.
+          type: str
+        size:
+          description: Size in bytes.
+          type: int
+    download_bytes:
+      description: Size of RV(model.objects) together, in bytes.
+      type: int
+      sample: 13477426341
+cause:
+  description: The kind of failure in one word, as M(vicuna.fleet.git_lfs) has them, or V(no_config).
+  returned: failure
+  type: str
+  sample: token_missing
+detail:
+  description: The last of what git said.
+  returned: failure
+  type: str
+"""
+
+import typing as t
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError
+from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import describe, look, unknown_sizes
+
+ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
+    "repo": {"type": "str", "required": True},
+    "revision": {"type": "str", "required": True},
+    "token": {"type": "str", "default": "", "no_log": True},
+    "username": {"type": "str", "default": "token"},
+    "include": {"type": "list", "elements": "str", "default": []},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "ca_path": {"type": "path", "default": ""},
+    "cache_dir": {"type": "path", "default": ""},
+    "timeout": {"type": "int", "default": 120},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    params = module.params
+    if not params["revision"] or params["revision"].startswith("-"):
+        module.fail_json(
+            msg="Found: no usable revision. Expected: a full commit id, a tag or a branch. Remedy: set model_revision.",
+            cause="revision_not_found",
+        )
+    try:
+        listing, cached = look(
+            repo=params["repo"],
+            revision=params["revision"],
+            token=params["token"],
+            username=params["username"],
+            ca_path=params["ca_path"],
+            timeout=max(1, params["timeout"]),
+            cache_dir=Path(params["cache_dir"]) if params["cache_dir"] else None,
+        )
+    except GitLfsError as error:
+        module.fail_json(msg=str(error.problem), cause=error.problem.cause, detail=error.detail)
+    except OSError as error:
+        module.fail_json(
+            msg=f"Found: {error}. Expected: a folder that can be written at {params['cache_dir']}. "
+            "Remedy: choose another preflight_cache_dir.",
+            cause="file_system",
+            detail="",
+        )
+    model = describe(listing, params["include"], params["exclude"])
+    if not model["config"]:
+        module.fail_json(
+            msg=f"Found: no readable config.json in {params['repo']}. Expected: the model in the root of its "
+            "repository. Remedy: correct vicuna_model_repo.",
+            cause="no_config",
+            detail="",
+        )
+    for path in unknown_sizes(listing, model):
+        module.warn(f"{path} is in git itself and not in LFS: its size is unknown, and counts as nothing")
+    message = (
+        f"commit {model['commit'][:12]}: {model['weights_bytes']} bytes of weights "
+        f"({model['weights_format'] or 'none'}), {model['download_bytes']} bytes to download"
+    )
+    module.exit_json(changed=False, msg=message, cached=cached, model=model)
+
+
+if __name__ == "__main__":
+    main()
