@@ -210,6 +210,8 @@ STALE_WORKER_S = 20.0
 
 # Docker doubles the pause between restarts from 0.1 s: five take more than 3 s, longer than a start in a wrong order.
 CRASH_LOOP_RESTARTS = 5
+# A container that runs for 10 s before it fails is started again at once, and is hardly ever seen between two starts.
+CRASHES_WHILE_ASKED = 3
 LOOK_EVERY_S = 10.0
 
 
@@ -322,9 +324,14 @@ def is_final(diagnosis: Diagnosis, seen_for: float) -> bool:
     return not diagnosis.transient
 
 
-def crash_looping(seen: Observation) -> bool:
+def crash_looping(seen: Observation, before: Observation) -> bool:
     """Whether a container of the project fails again at every start, so that waiting longer changes nothing."""
-    return any(each.state == "restarting" and each.restarts >= CRASH_LOOP_RESTARTS for each in seen.containers or ())
+    counted = {each.service: each.restarts for each in before.containers or ()}
+    return any(
+        (each.state == "restarting" and each.restarts >= CRASH_LOOP_RESTARTS)
+        or each.restarts - counted.get(each.service, each.restarts) >= CRASHES_WHILE_ASKED
+        for each in seen.containers or ()
+    )
 
 
 def ask_until(
@@ -341,6 +348,7 @@ def ask_until(
     started = looked = clock()
     attempts = 0
     telling: Observation | None = None
+    before: Observation | None = None
     code, code_since = "", started
     while True:
         now = clock()
@@ -360,7 +368,9 @@ def ask_until(
             return Outcome(telling, None, 0.0, attempts, clock() - started)
         if look is not None and clock() - looked >= LOOK_EVERY_S:
             looked = clock()
-            if crash_looping(look(seen)):
+            now_seen = look(seen)
+            before = before or now_seen
+            if crash_looping(now_seen, before):
                 return Outcome(telling, None, 0.0, attempts, clock() - started)
         sleep(interval)
 

@@ -333,6 +333,19 @@ class TestAskUntil:
         assert outcome.payload is None
         assert (outcome.waited < 15) is in_vain
 
+    @pytest.mark.parametrize(("pause", "in_vain"), [(1, True), (2, True), (1000, False)])
+    def test_a_container_that_crashes_after_some_seconds_of_running_ends_the_wait(self, pause, in_vain):
+        """Seen on a GPU host: 37 restarts in seven minutes, and never once in the state restarting."""
+        looks = []
+
+        def look(seen):
+            looks.append(seen)
+            return replace(seen, containers=(Container("model-worker", "running", restarts=20 + len(looks) // pause),))
+
+        outcome, _ = self.play(NO_MODEL, look=look)
+        assert outcome.payload is None
+        assert (outcome.waited < 90) is in_vain
+
     def test_no_request_gets_more_than_what_is_left(self):
         _, asked = self.play(NO_MODEL, timeout=70, interval=0, costs=30)
         assert asked == [60, 40, 10]
