@@ -1,5 +1,6 @@
 # make demo    a verified chat completion on two hosts without a GPU, on this machine
 # make test    lint, unit, contract and Molecule tests
+# make test-nvidia  NVIDIA's driver and container toolkit on sandbox hosts, with fakes of GPUs
 # make chat    talk to the model of the demo (HOST=gpuless-b for the second host)
 # make clean   remove all that the above left: containers, volumes, the sandbox's engine, caches
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 # The engine that runs here, or the sandbox's own.
 ENGINE = sandbox/engine.sh up; eval "$$(sandbox/engine.sh env)"
 
-.PHONY: help demo test chat clean lint unit molecule venv build
+.PHONY: help demo test test-nvidia chat clean lint unit molecule venv build
 
 help: ## Show the targets
 	@sed -n 's/^# make/  make/p' Makefile
@@ -56,6 +57,10 @@ unit: venv
 molecule: venv
 	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name default
+
+test-nvidia: venv
+	@echo "Molecule: NVIDIA's driver and container toolkit on two hosts with fakes of GPUs"
+	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name nvidia
 
 build: venv
 	@ansible-galaxy collection build --force
