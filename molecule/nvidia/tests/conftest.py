@@ -35,8 +35,8 @@ class Run:
         return re.sub(r"\s+", " ", self.output)
 
 
-def run(*arguments: str, **variables: Any) -> Run:
-    command = ["ansible-playbook", str(SCENARIO / "converge.yml"), "-i", str(SCENARIO / "inventory"), *arguments]
+def run(*arguments: str, path: Path = SCENARIO / "converge.yml", **variables: Any) -> Run:
+    command = ["ansible-playbook", str(path), "-i", str(SCENARIO / "inventory"), *arguments]
     for name, value in variables.items():
         command += ["-e", f"{name}={value}"]
     env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"}
@@ -57,6 +57,16 @@ def driver() -> Callable[..., Run]:
         return run("--limit", host, "--tags", "driver", *arguments, **variables)
 
     return driver_of
+
+
+@pytest.fixture(scope="session")
+def plan() -> Callable[..., Run]:
+    """Plan for the host with the fake driver, or run the whole site there."""
+
+    def plan_of(name: str = "playbooks/preflight.yml", **variables: Any) -> Run:
+        return run("--limit", "nvidia-b", path=ROOT / name, **variables)
+
+    return plan_of
 
 
 @pytest.fixture(scope="session")
