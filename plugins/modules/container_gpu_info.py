@@ -117,10 +117,11 @@ import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import Done, bounded
 from ansible_collections.vicuna.fleet.plugins.module_utils._container_gpu import (
     HUNG,
     LIST,
@@ -153,16 +154,6 @@ C_LIBRARY = ("libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1")
 WAIT = "echo ready; read _"
 
 
-class Done(NamedTuple):
-    rc: int | None  # None: it did not end in time
-    out: str
-    err: str
-
-    @property
-    def said(self) -> str:
-        return self.err.strip() or self.out.strip()
-
-
 class Failure(Exception):
     def __init__(self, finding: Finding, evidence: str = "") -> None:
         super().__init__(finding.cause)
@@ -170,27 +161,13 @@ class Failure(Exception):
         self.evidence = evidence
 
 
-def bounded(command: list[str], seconds: float, data: bytes | None = None) -> Done:
-    """Run a command. One that does not end in time is killed and not waited for: what hangs in the driver cannot be."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
-    environment["LC_ALL"] = "C.UTF-8"
-    try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return Done(127, "", str(error))
-    try:
-        out, err = process.communicate(data, seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return Done(None, "", f"`{' '.join(command[:4])} …` gave no answer within {seconds:g} s")
-    return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+def engine_environment() -> dict[str, str]:
+    """The local engine is asked, whatever the user's variables say."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")}
+
+
+def run(command: list[str], seconds: float, data: bytes | None = None) -> Done:
+    return bounded(command, seconds, data, engine_environment())
 
 
 def is_elf(path: str) -> bool:
@@ -202,7 +179,7 @@ def is_elf(path: str) -> bool:
 
 
 def needed(program: str, ldd: str, seconds: float) -> list[str]:
-    return linked(bounded([ldd, program], seconds).out)
+    return linked(run([ldd, program], seconds).out)
 
 
 def root_file_system(files: dict[str, str]) -> bytes:
@@ -252,7 +229,7 @@ class Proof:
     def host_gpus(self) -> list[str]:
         if self.smi is None:
             raise Failure(NO_HOST_GPUS, "there is no nvidia-smi")
-        done = bounded([self.smi, "-L"], self.seconds)
+        done = run([self.smi, "-L"], self.seconds)
         if done.rc is None:
             raise Failure(HUNG, done.said)
         if not listed(done.out):
@@ -271,7 +248,7 @@ class Proof:
             archive = root_file_system(files)
         except OSError as error:
             raise Failure(NO_IMAGE, str(error)) from error
-        done = bounded([*self.docker, "import", "-"], self.seconds, archive)
+        done = run([*self.docker, "import", "-"], self.seconds, archive)
         if done.rc is None:
             raise Failure(HUNG, done.said)
         if done.rc != 0:
@@ -285,7 +262,7 @@ class Proof:
                 *self.docker, "run", "--rm", "--interactive", "--name", self.name, "--device", self.device,
                 "--network", "none", "--pull", "never", "--log-driver", "none", self.image, SHELL, "-c", WAIT,
             ],
-            env={key: value for key, value in os.environ.items() if not key.startswith("DOCKER_")},
+            env=engine_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -302,7 +279,7 @@ class Proof:
         folders = [Path(self.smi).parent, Path(os.path.realpath(self.smi)).parent] if self.smi else []
         path = ":".join([os.defpath, "/usr/local/bin:/usr/sbin:/sbin", *SMI_FOLDERS, *map(str, folders), "/own"])
         command = [*self.docker, "exec", self.name, SHELL, "-c", f"PATH={path}; exec nvidia-smi -L"]
-        done = bounded(command, self.seconds)
+        done = run(command, self.seconds)
         if done.rc is None:
             raise Failure(HUNG, done.said)
         if done.rc != 0 or not listed(done.out):
@@ -315,7 +292,7 @@ class Proof:
     def reload(self) -> bool:
         if self.systemctl is None or not SYSTEMD.is_dir():
             return False
-        done = bounded([self.systemctl, "daemon-reload"], self.seconds)
+        done = run([self.systemctl, "daemon-reload"], self.seconds)
         if done.rc != 0:
             raise Failure(Finding("no_reload", "`systemctl daemon-reload` fails", "Mend systemd first."), done.said)
         return True
@@ -328,10 +305,10 @@ class Proof:
             with suppress(subprocess.TimeoutExpired):
                 self.holder.wait(5)
             if self.holder.returncode is None:
-                bounded([*self.docker, "rm", "--force", self.name], self.seconds)
+                run([*self.docker, "rm", "--force", self.name], self.seconds)
                 self.holder.kill()
         if self.image:
-            bounded([*self.docker, "rmi", "--force", self.image], self.seconds)
+            run([*self.docker, "rmi", "--force", self.image], self.seconds)
 
 
 def readable(stream: IO[bytes], seconds: float) -> bool:

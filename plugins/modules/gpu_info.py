@@ -341,11 +341,8 @@ gpu:
 
 import os
 import platform
-import signal
-import subprocess
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +351,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_bus as bus
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_driver as drivers
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_smi as smi
+from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import bounded
 
 ROOT = Path("/")
 # Where images and installers put nvidia-smi beside the usual places.
@@ -379,41 +377,6 @@ UNINSTALLERS = ("usr/bin/nvidia-uninstall", "usr/bin/nvidia-installer")
 FABRIC_MANAGER, PERSISTENCE = "nvidia-fabricmanager.service", "nvidia-persistenced.service"
 # For what does not talk to a GPU.
 QUERY_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said."""
-
-    out: str = ""
-    err: str = ""
-    hung: bool = False
-
-
-def ask(command: list[str], timeout: int) -> Said:
-    """Runs a query and waits for it no longer than it may take.
-
-    A process that hangs in a call of the driver does not die of SIGKILL. It gets a session and pipes of its own,
-    so that neither this module nor the connection waits for its end.
-    """
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
-    except OSError as error:
-        return Said(err=str(error))
-    try:
-        out, err = child.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        with suppress(OSError):
-            os.killpg(child.pid, signal.SIGKILL)
-        return Said(hung=True)
-    return Said(out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def text(path: Path) -> str:
@@ -453,13 +416,15 @@ def installed(module: AnsibleModule) -> list[drivers.Package]:
     dpkg = module.get_bin_path("dpkg-query")
     if dpkg is not None:
         return drivers.parse_dpkg(
-            ask([dpkg, "--show", "--showformat", drivers.DPKG_FORMAT, *drivers.PATTERNS], QUERY_SECONDS).out
+            bounded([dpkg, "--show", "--showformat", drivers.DPKG_FORMAT, *drivers.PATTERNS], QUERY_SECONDS).out
         )
     rpm = module.get_bin_path("rpm")
     if rpm is not None:
         locks = "\n".join(text(ROOT / "etc/dnf" / name) for name in ("plugins/versionlock.list", "dnf.conf"))
         return drivers.parse_rpm(
-            ask([rpm, "--query", "--all", "--queryformat", drivers.RPM_FORMAT, *drivers.PATTERNS], QUERY_SECONDS).out,
+            bounded(
+                [rpm, "--query", "--all", "--queryformat", drivers.RPM_FORMAT, *drivers.PATTERNS], QUERY_SECONDS
+            ).out,
             locks,
         )
     return []
@@ -472,15 +437,15 @@ def foreign_uninstaller(module: AnsibleModule) -> bool:
         return False
     dpkg, rpm = module.get_bin_path("dpkg-query"), module.get_bin_path("rpm")
     if dpkg is not None:
-        return any(not ask([dpkg, "--search", path], QUERY_SECONDS).out for path in there)
+        return any(not bounded([dpkg, "--search", path], QUERY_SECONDS).out for path in there)
     if rpm is not None:
-        return any("not owned" in ask([rpm, "--query", "--file", path], QUERY_SECONDS).out for path in there)
+        return any("not owned" in bounded([rpm, "--query", "--file", path], QUERY_SECONDS).out for path in there)
     return True
 
 
 def library_version(module: AnsibleModule) -> str:
     ldconfig = module.get_bin_path("ldconfig")
-    paths = drivers.libraries(ask([ldconfig, "-p"], QUERY_SECONDS).out) if ldconfig else []
+    paths = drivers.libraries(bounded([ldconfig, "-p"], QUERY_SECONDS).out) if ldconfig else []
     paths += [
         str(ROOT / folder / name)
         for name in ("libnvidia-ml.so.1", "libcuda.so.1")
@@ -502,7 +467,7 @@ def module_version(module: AnsibleModule, release: str) -> str:
     path = drivers.kernel_module(files)
     if not path or modinfo is None:
         return ""
-    return ask([modinfo, "--field", "version", path], QUERY_SECONDS).out.strip()
+    return bounded([modinfo, "--field", "version", path], QUERY_SECONDS).out.strip()
 
 
 def answer(
@@ -514,15 +479,15 @@ def answer(
         return smi.Answer(False, "the kernel module nvidia is not loaded"), {}
     if program is None:
         return smi.Answer(False, "there is no nvidia-smi"), {}
-    said = ask([program, *smi.QUERY], timeout)
+    said = bounded([program, *smi.QUERY], timeout)
     if said.hung:
         return smi.Answer(False, f"nvidia-smi gave no answer within {timeout} s: a GPU or the driver hangs"), {}
     found = smi.parse_query(said.out, said.err)
     if any(gpu.mig_devices for gpu in found.gpus):
-        found = named(found, smi.parse_list(ask([program, *smi.LIST], timeout).out))
+        found = named(found, smi.parse_list(bounded([program, *smi.LIST], timeout).out))
     capabilities = {gpu.uuid: known.get(gpu.address, "") for gpu in found.gpus}
     if not all(capabilities.values()):
-        capabilities.update(smi.parse_capabilities(ask([program, *smi.CAPABILITIES], timeout).out))
+        capabilities.update(smi.parse_capabilities(bounded([program, *smi.CAPABILITIES], timeout).out))
     return found, capabilities
 
 
@@ -565,7 +530,7 @@ def services(module: AnsibleModule) -> dict[str, str]:
     if systemctl is None or not (ROOT / "run/systemd/system").is_dir():
         return {}
     command = [systemctl, "show", "--property=Id,LoadState,ActiveState", FABRIC_MANAGER, PERSISTENCE]
-    return drivers.units(ask(command, QUERY_SECONDS).out)
+    return drivers.units(bounded(command, QUERY_SECONDS).out)
 
 
 def manages_nvswitch() -> bool:
@@ -675,7 +640,7 @@ def main() -> None:
         "fabric_manager": {
             "required": any(device.kind == "nvswitch" for device in on_bus)
             or (bool(on_bus_gpus) and manages_nvswitch()),
-            "version": drivers.version_of(ask([manager, "--version"], QUERY_SECONDS).out) if manager else "",
+            "version": drivers.version_of(bounded([manager, "--version"], QUERY_SECONDS).out) if manager else "",
             "state": states.get(FABRIC_MANAGER, "unknown" if manager else "absent"),
         },
         "persistence": {
@@ -698,7 +663,7 @@ def main() -> None:
             "specs": [{**asdict(spec), "devices": list(spec.devices)} for spec in specs],
         },
         "toolkit": {
-            "version": drivers.version_of(ask([toolkit, "--version"], QUERY_SECONDS).out) if toolkit else "",
+            "version": drivers.version_of(bounded([toolkit, "--version"], QUERY_SECONDS).out) if toolkit else "",
             "packages": {package.name: package.version for package in packages if package.of_toolkit},
             "legacy_runtime": drivers.legacy_runtime(text(ROOT / "etc/docker/daemon.json")),
         },

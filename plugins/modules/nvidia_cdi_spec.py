@@ -88,15 +88,13 @@ removed:
 """
 
 import os
-import signal
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _cdi_spec as cdi
+from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import bounded
 from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_driver import parse_cdi
 
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -121,25 +119,12 @@ def specifications(directories: list[str]) -> list[cdi.Spec]:
 
 def generate(program: str, path: str, variables: dict[str, str], seconds: int) -> str:
     """Has nvidia-ctk write the specification; returns what went wrong."""
-    command = [program, "cdi", "generate", f"--output={path}"]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **variables, "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        out = process.communicate(timeout=seconds)[0].decode(errors="replace")
-    except subprocess.TimeoutExpired:
-        # What hangs in the driver cannot be killed: it is not waited for.
-        with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return f"it gave no answer within {seconds} s"
-    if process.returncode == 0:
+    done = bounded([program, "cdi", "generate", f"--output={path}"], seconds, environment={**os.environ, **variables})
+    if done.rc == 0:
         return ""
-    return out.strip().splitlines()[-1] if out.strip() else f"exit code {process.returncode}"
+    if done.hung:
+        return f"it gave no answer within {seconds} s"
+    return done.said.splitlines()[-1] if done.said else f"exit code {done.rc}"
 
 
 def write(module: AnsibleModule, path: Path, text: str) -> None:
