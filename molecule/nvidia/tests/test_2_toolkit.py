@@ -231,6 +231,13 @@ REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, str], dict[str, str], list
         {"nvidia_container_toolkit_require_gpu": "true"},
         ["Found no NVIDIA GPU on the PCI bus.", "nvidia_container_toolkit_require_gpu: false"],
     ),
+    # The folder alone is what tells a snap; there is none for Debian in a container.
+    "Docker as a snap": (
+        DRIVER,
+        ("mkdir -p /snap/docker/current", "rm -r /snap"),
+        {},
+        ["Found Docker as a snap", "snap remove docker"],
+    ),
     "several at once": (
         (*DRIVER, "--fault", "no-devices"),
         (STOPPED, STARTED),
