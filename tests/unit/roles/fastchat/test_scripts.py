@@ -590,8 +590,10 @@ class Terminal:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.master, slave = os.openpty()
+        # A terminal's shell has Ctrl-C in force; what a shell puts into the background, these tests maybe, has not.
+        command = ["env", "--default-signal=INT", "setsid", "--ctty", CHAT]
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", CHAT], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+            command, stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
         )
         os.close(slave)
         self.screen = ""
