@@ -105,9 +105,6 @@ ansible.cfg: |
 
 import contextlib
 import json
-import os
-import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -124,6 +121,7 @@ from ansible.template import Templar
 from ansible_collections.vicuna.fleet.plugins.module_utils import _chat
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Diagnosis, Observation, diagnose
 from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import error_kind, proxies_of, speaks_tls
+from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural, write_report
 from ansible_collections.vicuna.fleet.plugins.module_utils._worker_log import one_line
 
 try:
@@ -535,26 +533,6 @@ def judge(endpoint: Endpoint) -> None:
             transient=False,
             code="never_asked",
         )
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Replaces the report at once, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
-            os.fchmod(file.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
-
-
-def natural(text: str) -> list[tuple[str, int]]:
-    """Sorts gpu-2 before gpu-10."""
-    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", text)]
 
 
 def printable(text: str) -> str:

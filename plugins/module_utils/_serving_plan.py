@@ -46,6 +46,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -986,7 +988,7 @@ RIGHT = ("CONTEXT", "AT ONCE", "NEEDED", "FREE")
 
 def table(plans: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """One row for each host, and below them why one does not fit, and what mends it. Some hosts have no plan."""
-    rows = [_row(host, plans[host]) for host in sorted(plans, key=_by_number)]
+    rows = [_row(host, plans[host]) for host in sorted(plans, key=natural)]
     widths = [max(len(row[column]) for row in (HEAD, *rows)) for column in range(len(HEAD))]
     lines = []
     for row in (HEAD, *rows):
@@ -994,7 +996,7 @@ def table(plans: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
             cell.rjust(width) if name in RIGHT else cell.ljust(width) for name, cell, width in zip(HEAD, row, widths)
         ]
         lines.append("  ".join(cells).rstrip())
-    for host in sorted(plans, key=_by_number):
+    for host in sorted(plans, key=natural):
         plan = plans[host] or {}
         lines += [f"{host}: {problem['message']}" for problem in plan.get("problems") or []]
         lines += [f"{host}: note: {warning}" for warning in plan.get("warnings") or []]
@@ -1020,8 +1022,3 @@ def _row(host: str, plan: Mapping[str, Any] | None) -> tuple[str, ...]:
         gib(memory["free_mib"] * MIB) if memory else "-",
         verdict,
     )
-
-
-def _by_number(text: str) -> list[tuple[str, int]]:
-    """Sorts gpu-2 before gpu-10."""
-    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", text)]

@@ -74,30 +74,12 @@ table:
 """
 
 import datetime
-import json
-import os
-import tempfile
-import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._report import write_report
 from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import table
-
-
-def write(path: Path, report: dict[str, t.Any]) -> None:
-    """Replaces the report at once, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
-            os.fchmod(file.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 def main() -> None:
@@ -115,7 +97,7 @@ def main() -> None:
     if module.params["path"]:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         try:
-            write(Path(module.params["path"]), {"ok": ok, "generated": now, "hosts": plans})
+            write_report(Path(module.params["path"]), {"ok": ok, "generated": now, "hosts": plans})
         except OSError as error:
             module.fail_json(
                 msg=f"Found: {error}. Expected: a folder that can be written. Remedy: choose another preflight_report."
