@@ -223,6 +223,11 @@ def context_length(config: Mapping[str, Any]) -> int:
         factor = scaling["factor"]
     for key in LENGTH_KEYS:
         if config.get(key) is not None:
+            if not isinstance(config[key], (int, float)):
+                raise Unreadable(
+                    f"Found {key} '{config[key]}' in config.json. Expected a number of tokens. "
+                    f"Correct {VARIABLES['model']}."
+                )
             return int(factor * config[key])
     return LENGTH_DEFAULT
 

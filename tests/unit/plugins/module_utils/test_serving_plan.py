@@ -283,6 +283,7 @@ def test_scaling_that_fastchat_applies_twice() -> None:
     [
         ({"config": {"model_type": "llama"}}, "num_hidden_layers, num_attention_heads, hidden_size"),
         ({"weights_bytes": 0, "files": []}, "no weights"),
+        ({"config": {**VICUNA_7B[0], "max_position_embeddings": "x"}}, "Found max_position_embeddings 'x'"),
     ],
 )
 def test_what_is_no_model(changes: dict[str, Any], words: str) -> None:
