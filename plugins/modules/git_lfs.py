@@ -14,11 +14,12 @@ author: The vicuna.fleet authors
 description:
   - Makes a directory hold the files of one commit of a git-LFS repository, such as a model on Hugging Face.
   - Every large file is compared with the size and the sha256 of its pointer. No pointer file is left in the directory.
-  - Large files are hard links into C(.git/lfs/objects), so that the disk holds them once.
-  - A run that was cut off is resumed. Objects that had arrived are not fetched again; partial downloads, which git-lfs
-    cannot resume, are removed.
-  - Files that came from the repository and were changed or damaged on the host are restored. Files that did not come
-    from it are never touched.
+  - Large files are hard links into a store of objects (O(store)), so that the disk holds them once. Where the file
+    system has no hard links, they share their blocks (reflink) or are copied.
+  - C(git status) in the directory is clean, and git reads no large file to find that out.
+  - A run that was cut off is resumed. Objects that had arrived are not fetched again.
+  - Files that were damaged on the host are restored. Files that a person has changed are refused, and all named, before
+    anything changes, unless O(force) is set. Files that did not come from the repository are never touched.
   - The files of the directory change only after every large file has arrived, and each of them in one step.
 requirements:
   - git 2.31 or later (on the host)
@@ -38,14 +39,123 @@ options:
     required: true
   dest:
     description:
-      - Directory of the files. Its parents are created.
+      - Directory of the files, or, with O(side_by_side), a link to it. Its parents are created.
       - A directory that holds anything else, or a clone of another repository, is refused and left as it is.
     type: path
     required: true
+  store:
+    description:
+      - Directory of the large files' objects (C(lfs.storage) of git-lfs), which several clones can share. It should be
+        on the file system of O(dest).
+      - Empty means C(.git/lfs) in the directory, or, with O(side_by_side), C(.lfs) beside O(dest).
+    type: path
+    default: ""
+  side_by_side:
+    description:
+      - Makes O(dest) a link to C(DEST@COMMIT), where C(COMMIT) are the first 12 digits of the commit, with a directory
+        for each revision. The link is switched last, in one step. All revisions share the objects of O(store).
+      - Going back to a revision that is still there transfers nothing, reads no large file, and with a commit id needs
+        no network.
+      - A clone of the same repository that is at O(dest) becomes the first of these directories. It is verified and
+        renamed; a process that has it open or mounted keeps it.
+    type: bool
+    default: false
+  keep:
+    description:
+      - How many revisions stay on the host, the one that is asked for included, so V(2) keeps the one before. The
+        others are removed after success, the least recently used first, and with them the objects that no revision has.
+      - With O(side_by_side), a revision stays anyway if a container has its directory as a mount (running or not, as
+        far as docker tells; running, with any engine), or if it holds files that did not come from the repository. A
+        warning names it.
+      - Without O(side_by_side), it counts the revisions whose objects stay in O(store).
+    type: int
+    default: 2
+  force:
+    description: Restores files of the repository that a person has changed on the host.
+    type: bool
+    default: false
+  fetch:
+    description:
+      - V(false) does everything but the transfer. If large files are missing, it changes nothing, and
+        RV(missing_bytes) tells how much there is to fetch. (A clone at O(dest) is renamed all the same, see
+        O(side_by_side).)
+    type: bool
+    default: true
+  wait:
+    description:
+      - V(false) lets a process of its own do the transfer, and returns RV(job) at once. When that process has ended,
+        the same task with O(fetch=false) puts the files into the directory.
+      - It is as V(true) where nothing has to be fetched.
+    type: bool
+    default: true
+  bandwidth_limit:
+    description: Bytes a second that the transfer takes at most. V(0) means no limit.
+    type: int
+    default: 0
+  mirror:
+    description:
+      - Address, such as V(https://mirror.example), that stands in for the scheme and host of O(repo), for git and for
+        git-lfs. The clone keeps O(repo) as its origin.
+      - O(token) is sent to it too.
+    type: str
+    default: ""
+  peers:
+    description:
+      - Other hosts that fetch the same revision in the same run. Each part of a large file is fetched from O(repo) by
+        one of them, and by the others from that one. Every object is compared with its sha256 all the same.
+    type: dict
+    default: {}
+    suboptions:
+      name:
+        description: This host's name among O(peers.hosts).
+        type: str
+        default: ""
+      address:
+        description: Address of this host on which the others reach it.
+        type: str
+        default: ""
+      port:
+        description: TCP port on that address.
+        type: int
+        default: 0
+      key:
+        description: Secret of this run that requests among the hosts are signed with. It is never sent.
+        type: str
+        default: ""
+      linger:
+        description: Seconds that this host goes on serving after the last request of another.
+        type: int
+        default: 30
+      hosts:
+        description: All hosts, this one included.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: A name that no other has.
+            type: str
+            required: true
+          address:
+            description: Its address.
+            type: str
+            required: true
+          port:
+            description: Its port.
+            type: int
+            required: true
+          whole:
+            description: Whether it has every large file already.
+            type: bool
+            default: false
+  connections:
+    description: Connections to the server of the large files at the same time.
+    type: int
+    default: 8
   token:
     description:
       - Token or password for a private or gated repository at an http or https address.
-      - It is given to git and git-lfs in the environment, and only for the host of O(repo).
+      - It is given to git and git-lfs in the environment, and only for the hosts of O(repo) and O(mirror).
     type: str
     default: ""
   username:
@@ -68,11 +178,12 @@ options:
     default: []
   verify:
     description:
-      - V(changed) reads a file when its size, times or inode differ from those of its last verification, so that a run
-        with nothing to do reads no large file.
-      - V(always) reads every file, which also finds what the disk has damaged silently (about 0.7 s for each GiB).
+      - V(changed) reads a file when its size, modification time or inode differs from that of its last verification, so
+        that a run with nothing to do reads no large file.
+      - V(full) reads every file, which also finds what the disk has damaged silently (about 0.7 s for each GiB). What
+        is damaged is fetched again.
     type: str
-    choices: [changed, always]
+    choices: [changed, full]
     default: changed
   ca_path:
     description:
@@ -82,10 +193,13 @@ options:
   timeout:
     description:
       - Seconds of silence after which a connection counts as dead. The whole download may take as long as it needs.
-      - Another run on the same directory is waited for as long.
+      - Another run on the same store is waited for as long, and a transfer that is seen to be at work until it ends.
     type: int
     default: 120
 attributes:
+  action:
+    support: full
+    description: An action plugin of the same name tells the progress of the transfer, about every 10 seconds.
   check_mode:
     support: full
     description:
@@ -100,8 +214,8 @@ attributes:
 seealso:
   - module: ansible.builtin.git
 notes:
-  - Objects of the revision before the current one stay in C(.git/lfs/objects), so that going back fetches nothing. They
-    are removed when the space is needed.
+  - An object of the store whose sha256 is wrong is moved to C(bad/) in the store, named in a warning, and removed when
+    a good one is in its place.
   - Directories are created with mode V(0755), files with V(0644), or V(0755) where the repository says executable.
 """
 
@@ -126,10 +240,23 @@ EXAMPLES = r"""
     repo: https://huggingface.co/lmsys/vicuna-7b-v1.5
     revision: 3321f76e3f527bd14065daf69dad9344000a201d
     dest: /model/vicuna-7b-v1.5
-    verify: always
+    verify: full
+
+- name: Keep three revisions, and switch between them without a transfer
+  vicuna.fleet.git_lfs:
+    repo: https://huggingface.co/lmsys/vicuna-7b-v1.5
+    revision: 3321f76e3f527bd14065daf69dad9344000a201d
+    dest: /model/vicuna-7b-v1.5
+    side_by_side: true
+    keep: 3
 """
 
 RETURN = r"""
+repo:
+  description: Address of the repository, as it was asked for.
+  returned: success
+  type: str
+  sample: https://huggingface.co/lmsys/vicuna-7b-v1.5
 revision:
   description: Commit that the directory holds, or in check mode would hold. Empty where that could not be looked up.
   returned: success
@@ -140,6 +267,11 @@ previous_revision:
   returned: success
   type: str
   sample: ""
+path:
+  description: The directory of the files. It differs from O(dest) with O(side_by_side), and where O(dest) is a link.
+  returned: success
+  type: str
+  sample: /model/vicuna-7b-v1.5@3321f76e3f52
 files:
   description: Number of files from the repository. Zero in check mode for a commit that is not on the host.
   returned: success
@@ -166,6 +298,24 @@ downloaded_bytes:
   returned: success
   type: int
   sample: 0
+missing_bytes:
+  description:
+    Size of the large files that are still to be fetched, in bytes (O(fetch=false), O(wait=false), check mode).
+  returned: success
+  type: int
+  sample: 0
+job:
+  description: The process that does the transfer.
+  returned: with O(wait=false), where something has to be fetched
+  type: dict
+  contains:
+    pid:
+      description: Its process id.
+      type: int
+    progress:
+      description: A JSON file that it writes at least once a second, with its state, bytes, rate and time left.
+      type: str
+  sample: {pid: 4711, progress: /model/.lfs/vicuna-fleet/progress.json}
 verified:
   description: Number of files that this run read and compared with their hash.
   returned: success
@@ -177,11 +327,18 @@ repaired:
   type: list
   elements: str
   sample: ["pytorch_model-00001-of-00002.bin"]
+removed:
+  description: Directories of older revisions that were removed (O(keep)).
+  returned: success
+  type: list
+  elements: str
+  sample: []
 cause:
   description:
     - The kind of failure in one word, such as V(token_missing), V(token_rejected), V(forbidden), V(revision_not_found),
       V(repository_not_found), V(dns), V(tls), V(connection), V(timeout), V(disk_full), V(lfs_object_missing),
-      V(git_missing), V(git_lfs_missing), V(git_lock), V(foreign_directory), V(other_repository), V(locked).
+      V(git_missing), V(git_lfs_missing), V(git_lfs_old), V(git_lock), V(foreign_directory), V(other_repository),
+      V(local_edits), V(read_only), V(locked).
   returned: failure
   type: str
   sample: token_missing
@@ -205,29 +362,65 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "repo": {"type": "str", "required": True},
     "revision": {"type": "str", "required": True},
     "dest": {"type": "path", "required": True},
+    "store": {"type": "path", "default": ""},
+    "side_by_side": {"type": "bool", "default": False},
+    "keep": {"type": "int", "default": 2},
+    "force": {"type": "bool", "default": False},
+    "fetch": {"type": "bool", "default": True},
+    "wait": {"type": "bool", "default": True},
+    "bandwidth_limit": {"type": "int", "default": 0},
+    "mirror": {"type": "str", "default": ""},
+    "peers": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "name": {"type": "str", "default": ""},
+            "address": {"type": "str", "default": ""},
+            "port": {"type": "int", "default": 0},
+            "key": {"type": "str", "default": "", "no_log": True},
+            "linger": {"type": "int", "default": 30},
+            "hosts": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "address": {"type": "str", "required": True},
+                    "port": {"type": "int", "required": True},
+                    "whole": {"type": "bool", "default": False},
+                },
+            },
+        },
+    },
+    "connections": {"type": "int", "default": 8},
     "token": {"type": "str", "default": "", "no_log": True},
     "username": {"type": "str", "default": "token"},
     "include": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
-    "verify": {"type": "str", "choices": ["changed", "always"], "default": "changed"},
+    "verify": {"type": "str", "choices": ["changed", "full"], "default": "changed"},
     "ca_path": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 120},
 }
 
 
-def result(outcome: Outcome) -> dict[str, t.Any]:
+def result(outcome: Outcome, repo: str) -> dict[str, t.Any]:
     """The module's answer."""
     return {
         "changed": outcome.changed,
+        "repo": repo,
         "revision": outcome.revision,
         "previous_revision": outcome.before,
+        "path": outcome.path,
         "files": len(outcome.paths),
         "paths": outcome.paths,
         "lfs_objects": outcome.lfs_objects,
         "bytes": outcome.bytes,
         "downloaded_bytes": outcome.downloaded_bytes,
+        "missing_bytes": outcome.missing_bytes,
         "verified": outcome.verified,
         "repaired": outcome.repaired,
+        "removed": outcome.removed,
+        **({"job": outcome.job} if outcome.job else {}),
         "diff": {
             "before": f"{outcome.before}\n" if outcome.before else "",
             "after": f"{outcome.revision}\n" if outcome.revision else "",
@@ -242,6 +435,15 @@ def main() -> None:
         module.fail_json(
             msg="Found: timeout is below 1. Expected: seconds. Remedy: correct model_timeout.", cause="timeout"
         )
+    for name, least, remedy in (
+        ("keep", 1, "correct model_keep_revisions"),
+        ("bandwidth_limit", 0, "correct model_bandwidth_limit"),
+        ("connections", 1, "correct model_connections"),
+    ):
+        if params[name] < least:
+            module.fail_json(
+                msg=f"Found: {name} is {params[name]}. Expected: {least} or more. Remedy: {remedy}.", cause="settings"
+            )
     if not params["revision"] or params["revision"].startswith("-"):
         module.fail_json(
             msg="Found: no usable revision. Expected: a full commit id, a tag or a branch. Remedy: set model_revision.",
@@ -259,6 +461,16 @@ def main() -> None:
         verify=params["verify"],
         ca_path=params["ca_path"],
         timeout=params["timeout"],
+        store=params["store"],
+        side_by_side=params["side_by_side"],
+        keep=params["keep"],
+        force=params["force"],
+        fetch=params["fetch"],
+        wait=params["wait"],
+        bandwidth_limit=params["bandwidth_limit"],
+        mirror=params["mirror"],
+        peers=params["peers"],
+        connections=params["connections"],
     )
     if request.token and request.repo.startswith("http://"):
         module.warn(f"the token travels unencrypted to {request.repo}; use an https address in model_repo")
@@ -280,7 +492,7 @@ def main() -> None:
         module.warn(
             f"files in {request.dest} were damaged or changed on this host and {verb}: {', '.join(outcome.repaired)}"
         )
-    module.exit_json(**result(outcome))
+    module.exit_json(**result(outcome, request.repo))
 
 
 if __name__ == "__main__":

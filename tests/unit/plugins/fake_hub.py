@@ -14,6 +14,7 @@ import re
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class FakeHub:
         self.damaged: set[str] = set()  # oids whose content is sent with a flipped byte
         self.cut: set[str] = set()  # oids whose content breaks off in the middle
         self.held: set[str] = set()  # oids whose content stops in the middle until released
+        self.sent = 0  # bytes of objects
+        self.pace = 0.0  # seconds for each quarter of a MiB
         self.silent = False  # accept, and say nothing until released
         self.released = threading.Event()
         self.holding = threading.Event()
@@ -190,7 +193,19 @@ class FakeHub:
                 self.served.append(oid)
             return
         self.served.append(oid)
-        self._answer(request, 200, content)
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        start, stop = (int(match[1]), int(match[2]) + 1) if match else (0, len(content))
+        headers = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"} if match else {}
+        request.send_response(206 if match else 200)
+        for key, value in {**headers, "Content-Length": str(stop - start)}.items():
+            request.send_header(key, value)
+        request.end_headers()
+        for place in range(start, stop, 1 << 18):
+            part = content[place : min(place + (1 << 18), stop)]
+            request.wfile.write(part)
+            self.sent += len(part)
+            if self.pace:
+                time.sleep(self.pace)
 
     def _git(
         self, request: http.server.BaseHTTPRequestHandler, name: str, service: str, query: str, body: bytes

@@ -10,12 +10,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import classify_git_error, last_line
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     Entry,
     Pointer,
     blob_id,
+    check_git_lfs_version,
+    check_mirror,
     check_repo,
     environment,
     fetch_pattern,
@@ -30,6 +34,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     selected,
     unsafe_paths,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import holds_pointer, parse_gitlinks
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 9976578928\n".encode()
@@ -59,6 +64,18 @@ def test_what_is_no_pointer(blob: bytes) -> None:
     assert parse_pointer(blob) is None
 
 
+@given(oid=st.text("0123456789abcdef", min_size=64, max_size=64), size=st.integers(0, 10**15))
+def test_every_pointer_is_read_as_it_was_written(oid: str, size: int) -> None:
+    blob = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
+    assert parse_pointer(blob) == Pointer(oid, size)
+
+
+@given(st.binary(max_size=200).map(lambda tail: b"version https://git-lfs.github.com/spec/v1\n" + tail))
+def test_whatever_follows_is_a_pointer_or_none(blob: bytes) -> None:
+    found = parse_pointer(blob)
+    assert found is None or (len(found.oid) == 64 and found.size >= 0)
+
+
 def test_ls_tree() -> None:
     listing = (
         b"100644 blob 1111111111111111111111111111111111111111     136\t.gitattributes\0"
@@ -69,6 +86,14 @@ def test_ls_tree() -> None:
         Entry(".gitattributes", "100644", "1" * 40, 136),
         Entry("bin/a \u00e9\tb", "100755", "2" * 40, 10),
     ]
+    assert parse_gitlinks(listing) == [("submodule", "3" * 40)]
+
+
+def test_a_file_that_holds_a_pointer(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content, expected in ((POINTER, True), (POINTER + b"x" * 1024, False), (b"weights", False), (b"", False)):
+        path.write_bytes(content)
+        assert holds_pointer(path, path.lstat()) is expected
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../b", "/etc/passwd", ".git/config", "a/.GIT/hooks/x", "a//b", "."])
@@ -203,6 +228,43 @@ def test_bad_addresses(repo: str, cause: str) -> None:
     assert problem is not None
     assert problem.cause == cause
     assert "secret" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "repo", "good"),
+    [
+        ("https://mirror.example", "https://huggingface.co/a/b", True),
+        ("http://10.0.0.1:8080/hf/", "https://huggingface.co/a/b", True),
+        ("mirror.example", "https://huggingface.co/a/b", False),
+        ("ssh://mirror.example", "https://huggingface.co/a/b", False),
+        ("https://me:secret@mirror.example", "https://huggingface.co/a/b", False),
+        ("https://mirror.example/?a=b", "https://huggingface.co/a/b", False),
+        ("https://mirror.example", "git@huggingface.co:a/b", False),
+        ("https://mirror.example", "/srv/model", False),
+    ],
+)
+def test_mirrors(mirror: str, repo: str, good: bool) -> None:
+    problem = check_mirror(mirror, repo)
+    assert (problem is None) is good
+    assert "secret" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("said", "good"),
+    [
+        ("git-lfs/3.6.1 (GitHub; linux amd64; go 1.23.3)", True),
+        ("git-lfs/3.0.0 (GitHub; linux amd64; go 1.17.2)\n", True),
+        ("git-lfs/2.13.2 (GitHub; linux amd64; go 1.15.9)", False),
+        ("git-lfs/2.3.4 (GitHub; linux amd64; go 1.8.3)", False),
+        ("something else", True),
+    ],
+)
+def test_the_version_of_git_lfs(said: str, good: bool) -> None:
+    problem = check_git_lfs_version(said)
+    assert (problem is None) is good
+    if problem:
+        assert problem.cause == "git_lfs_old"
+        assert said.split("/")[1].split(maxsplit=1)[0] in problem.found
 
 
 def test_same_repository() -> None:
@@ -370,3 +432,22 @@ def test_progress_is_not_an_error(noise: str) -> None:
     said = noise + "LFS: unexpected EOF\n"
     assert classify_git_error(said, repo="https://h/a", revision="main").cause == "interrupted"
     assert last_line(noise + "fatal: early EOF\nhint: try again\n") == "fatal: early EOF"
+
+
+def pairs(env: dict[str, str]) -> dict[str, str]:
+    return {env[f"GIT_CONFIG_KEY_{n}"]: env[f"GIT_CONFIG_VALUE_{n}"] for n in range(int(env["GIT_CONFIG_COUNT"]))}
+
+
+def test_a_mirror_in_the_environment() -> None:
+    more = {"token": "s3cret", "username": "u", "home": "/tmp/h", "timeout": 60}
+    env = environment({}, repo="https://h:1/a/b", mirror="http://mirror:8080/hf", storage="/model/.lfs", **more)
+    found = pairs(env)
+    assert found["url.http://mirror:8080/hf/.insteadOf"] == "https://h:1/"
+    assert found["lfs.storage"] == "/model/.lfs"
+    assert [key for key in found if key.endswith("helper")][1:] == [
+        "credential.https://h:1.helper",
+        "credential.http://mirror:8080.helper",
+    ]
+    assert [key for key, value in env.items() if "s3cret" in value] == ["VICUNA_FLEET_GIT_TOKEN"]
+    assert "insteadOf" not in str(pairs(environment({}, repo="/srv/a", **more)))
+    assert pairs(environment({}, repo="/srv/a.tar", stand_in="/tmp/x", **more))["url./tmp/x.insteadOf"] == "/srv/a.tar"

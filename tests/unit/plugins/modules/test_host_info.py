@@ -128,6 +128,21 @@ def test_objects_that_are_there(run: Run, tmp_path: Path) -> None:
     assert found["reclaimable_bytes"] == 30
 
 
+def test_objects_in_a_store_that_revisions_share(run: Run, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    whole, part = "aa" * 32, "bb" * 32
+    path = store / "objects" / "aa" / "aa" / whole
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 100)
+    (store / "vicuna-fleet" / "parts").mkdir(parents=True)
+    with (store / "vicuna-fleet" / "parts" / part).open("wb") as file:
+        file.write(b"x" * 65536)
+        file.truncate(10_000_000)
+    wanted = [{"oid": whole, "size": 100}, {"oid": part, "size": 10_000_000}]
+    found = run(model_path=str(tmp_path / "model"), model_store=str(store), objects=wanted)["host"]
+    assert found["objects_bytes"] == 100 + 65536
+
+
 def test_a_port_that_a_process_has(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # not listening

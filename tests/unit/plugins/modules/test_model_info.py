@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ FILES = {
     "large.txt": b"in git itself " * (BLOB_LIMIT // 10),
 }
 Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[FakeHub]:
-    fake = FakeHub(tmp_path / "hub")
-    yield fake
-    fake.close()
 
 
 @pytest.fixture
