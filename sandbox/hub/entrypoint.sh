@@ -16,7 +16,7 @@ as_www_data() {
 
 trap 'kill $(jobs -p) 2>/dev/null; exit 0' TERM INT
 as_www_data PYTHONPATH=/opt/hub PYTHONWARNINGS=ignore PYTHONDONTWRITEBYTECODE=1 \
-  waitress-serve --listen=127.0.0.1:8001 --threads=8 --call lfs_server:create_app &
+  waitress-serve --listen=127.0.0.1:8001 --threads=16 --channel-request-lookahead=1 --call lfs_server:create_app &
 as_www_data fcgiwrap -f -c 4 -s unix:/run/hub/fcgiwrap.sock &
 docker-registry serve /opt/hub/registry.yml &
 until (: < /dev/tcp/127.0.0.1/8001) 2> /dev/null; do sleep 0.1; done

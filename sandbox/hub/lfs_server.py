@@ -5,7 +5,7 @@
 """The hub's rules on giftless, a Git LFS server: who may read and write, and where objects are.
 
 nginx asks ``/_auth`` before each request and serves the objects itself, so that Range requests work, as on the content
-network of a model hub.
+network of a model hub. Only while a fault is set for an object does the batch API lead its downloads here.
 """
 
 # The hub's libraries are in its image alone, so type checks see none of their types.
@@ -21,7 +21,8 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flask import Flask, Request, Response, request
+from faults import Faults, Sent, parse_fault
+from flask import Flask, Request, Response, jsonify, request
 from giftless.app import init_app
 from giftless.auth.identity import Identity, Permission
 from giftless.storage.local_storage import LocalStorage
@@ -29,8 +30,12 @@ from giftless.transfer.basic_streaming import BasicStreamingTransferAdapter
 
 TOKEN = os.environ.get("HUB_TOKEN", "hub-sandbox-token")
 OBJECTS = os.environ.get("HUB_LFS_OBJECTS", "/srv/lfs")
-GATED = re.compile(r"/(?:lfs-objects/)?gated/")
+SENT_LOG = os.environ.get("HUB_SENT_LOG", "/run/hub/sent.log")
+GATED = re.compile(r"/(?:(?:lfs-objects|_faulty)/)?gated/")
 WRITES = re.compile(r"[/=]git-receive-pack(?:$|[?&])")
+
+FAULTS = Faults()
+SENT = Sent(Path(SENT_LOG))
 
 
 def has_token(header: str) -> bool:
@@ -97,8 +102,10 @@ class StaticTransfer(BasicStreamingTransferAdapter):
     ) -> dict[str, Any]:
         answer: dict[str, Any] = super().download(organization, repo, oid, size, extra)
         if "actions" in answer:
+            suffix = FAULTS.suffix(f"{organization}/{repo}", oid)
+            place = "lfs-objects" if suffix is None else "_faulty"
             answer["actions"]["download"] = {
-                "href": f"{request.host_url}lfs-objects/{organization}/{repo}/{oid}",
+                "href": f"{request.host_url}{place}/{organization}/{repo}/{oid}{suffix or ''}",
                 "header": self._caller(),
                 "expires_in": self.action_lifetime,
             }
@@ -145,6 +152,40 @@ def create_app() -> Flask:
             headers.get("Authorization", ""),
         )
         return Response(status=204 if passed else 401)
+
+    @app.get("/_faults")
+    def list_faults() -> Response:
+        return jsonify(FAULTS.list())
+
+    @app.put("/_faults")
+    def set_fault() -> Response:
+        try:
+            FAULTS.add(parse_fault(request.get_json(silent=True)))
+        except ValueError as error:
+            return Response(f"{error}\n", status=400, mimetype="text/plain")
+        return Response(status=204)
+
+    @app.delete("/_faults")
+    def clear_faults() -> Response:
+        FAULTS.clear()
+        return Response(status=204)
+
+    @app.get("/_faulty/<organization>/<name>/<oid>")
+    def faulty(organization: str, name: str, oid: str) -> Response:
+        if not re.fullmatch(r"[0-9a-f]{64}", oid) or ".." in (organization, name):
+            return Response(status=404)
+        answer = FAULTS.answer(
+            Path(OBJECTS) / organization / name / oid,
+            f"{organization}/{name}",
+            request.headers.get("Range", ""),
+            request.args.get("ticket", ""),
+            request.environ.get("waitress.client_disconnected", lambda: False),
+        )
+        return Response(answer.body, status=answer.status, headers=answer.headers, mimetype="application/octet-stream")
+
+    @app.get("/_sent")
+    def sent() -> Response:
+        return jsonify(SENT.counts())
 
     @app.after_request
     def challenge(response: Response) -> Response:
