@@ -20,8 +20,12 @@ options:
     description: Directory of the model; it need not be there.
     type: path
     default: ""
+  model_store:
+    description: Directory of the large files that all models share, if there is one besides that of O(model_path).
+    type: path
+    default: ""
   objects:
-    description: Large files of the model, of which those that are in O(model_path) already are counted.
+    description: Large files of the model, of which those that are in O(model_path) or O(model_store) are counted.
     type: list
     elements: dict
     default: []
@@ -169,6 +173,7 @@ OS_RELEASE = Path("/etc/os-release")
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "model_path": {"type": "path", "default": ""},
+    "model_store": {"type": "path", "default": ""},
     "objects": {
         "type": "list",
         "elements": "dict",
@@ -229,17 +234,23 @@ def file_system(path: Path) -> dict[str, t.Any]:
     }
 
 
-def stored(model: Path, objects: list[dict[str, t.Any]]) -> tuple[int, int]:
-    """Bytes of the wanted objects that are there, and of those that may go."""
+def stored(stores: t.Iterable[Path], objects: list[dict[str, t.Any]]) -> tuple[int, int]:
+    """Bytes of the wanted objects that are in these stores, parts included, and of those that may go."""
     sizes = {entry["oid"]: entry["size"] for entry in objects}
-    present, reclaimable = 0, 0
-    for path in (model / ".git" / "lfs" / "objects").glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
-        status = path.lstat()
-        if path.name in sizes:
-            present += status.st_size if status.st_size == sizes[path.name] else 0
-        elif status.st_nlink == 1:
-            reclaimable += status.st_size
-    return present, reclaimable
+    present: dict[str, int] = {}
+    reclaimable = 0
+    for store in stores:
+        for path in store.glob("objects/[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+            status = path.lstat()
+            if path.name not in sizes:
+                reclaimable += status.st_size if status.st_nlink == 1 else 0
+            elif status.st_size == sizes[path.name]:
+                present[path.name] = status.st_size
+        for path in store.glob("vicuna-fleet/parts/*"):
+            if path.name in sizes:
+                # A part has its full size from the start; its blocks are what has arrived.
+                present.setdefault(path.name, min(sizes[path.name], path.lstat().st_blocks * 512))
+    return sum(present.values()), reclaimable
 
 
 def socket_owners(inodes: set[str]) -> dict[str, str]:
@@ -285,7 +296,9 @@ def main() -> None:
     present, reclaimable = 0, 0
     if params["model_path"]:
         systems["model"] = file_system(Path(params["model_path"]))
-        present, reclaimable = stored(Path(params["model_path"]), params["objects"])
+        stores = [Path(params["model_path"]) / ".git" / "lfs"]
+        stores += [Path(params["model_store"])] if params["model_store"] else []
+        present, reclaimable = stored(stores, params["objects"])
 
     listeners: list[Listener] = []
     for name in ("tcp", "tcp6"):

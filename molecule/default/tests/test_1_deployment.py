@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+# One directory for each revision; /model/vicuna-tiny is a link to the one that is deployed.
+MODEL = "/model/vicuna-tiny@f39a3a1b9a18"
 SERVICES = ["controller", "model-worker", "api-server", "edge"]
 
 
@@ -48,8 +50,8 @@ def test_the_processes_are_not_root(host: Any, containers: dict[str, dict[str, A
 
 def test_the_model_is_mounted_read_only(host: Any, containers: dict[str, dict[str, Any]]) -> None:
     mounts = {mount["Destination"]: mount for mount in containers["model-worker"]["Mounts"]}
-    assert mounts["/model/vicuna-tiny"]["RW"] is False
-    result = host.run("docker exec vicuna-model-worker-1 touch /model/vicuna-tiny/x")
+    assert mounts[MODEL]["RW"] is False
+    result = host.run("docker exec vicuna-model-worker-1 touch " + f"{MODEL}/x")
     assert result.rc != 0
     assert "Read-only file system" in result.stderr
 
@@ -72,7 +74,7 @@ def test_env_file(host: Any) -> None:
     file = host.file("/opt/vicuna/.env")
     assert (file.user, file.group, oct(file.mode)) == ("root", "root", "0o600")
     lines = file.content_string.splitlines()
-    assert "MODEL_PATH=/model/vicuna-tiny" in lines
+    assert f"MODEL_PATH={MODEL}" in lines
     assert "MODEL_NAMES=vicuna" in lines
 
 
@@ -84,13 +86,15 @@ def test_no_key_is_stored_in_clear_outside_the_client_settings(host: Any, endpoi
 
 
 def test_every_weight_is_what_its_pointer_says(host: Any) -> None:
-    git = "git -c safe.directory=/model/vicuna-tiny -C /model/vicuna-tiny"
+    git = f"git -c safe.directory={MODEL} -C {MODEL}"
     files = host.check_output(f"{git} lfs ls-files --name-only").splitlines()
     assert "model.safetensors" in files
     assert "tokenizer.model" in files
+    assert host.check_output(f"{git} status --porcelain") == ""
+    assert host.file("/model/vicuna-tiny").linked_to == MODEL
     for name in files:
         pointer = dict(line.split(" ", 1) for line in host.check_output(f"{git} show HEAD:{name}").splitlines())
-        content = host.file(f"/model/vicuna-tiny/{name}").content
+        content = host.file(f"{MODEL}/{name}").content
         assert f"sha256:{hashlib.sha256(content).hexdigest()}" == pointer["oid"]
         assert len(content) == int(pointer["size"])
 

@@ -96,7 +96,19 @@ def test_a_damaged_weight_is_found_and_mended() -> None:
     sound = on_host(f"sha256sum < {DEST}/model.safetensors")
     on_host(f"printf X | dd of={DEST}/model.safetensors bs=1 seek=5000 conv=notrunc status=none")
     assert on_host(f"sha256sum < {DEST}/model.safetensors") != sound
-    assert clone()["changed"] is True
+    refused = clone()
+    assert refused["failed"]
+    assert "were changed on this host: model.safetensors" in refused["msg"], "it may be somebody's work"
+    assert clone(force=True)["changed"] is True
+    assert on_host(f"sha256sum < {DEST}/model.safetensors") == sound
+    # What a disk does leaves no other time.
+    on_host(
+        f"cd {DEST} && touch -r model.safetensors /var/tmp/models/time"
+        " && printf X | dd of=model.safetensors bs=1 seek=5000 conv=notrunc status=none"
+        " && touch -r /var/tmp/models/time model.safetensors"
+    )
+    assert clone()["changed"] is False
+    assert clone(verify="full")["repaired"] == ["model.safetensors"]
     assert on_host(f"sha256sum < {DEST}/model.safetensors") == sound
 
 
