@@ -52,7 +52,7 @@ lint: venv
 unit: venv
 	@sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq
 	@echo "Unit and contract tests"
-	@pytest --quiet
+	@pytest --quiet --numprocesses=3 --dist=loadfile
 
 molecule: venv
 	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"
