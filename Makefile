@@ -67,7 +67,7 @@ build: venv
 
 clean:
 	@sandbox/clean.sh
-	@rm -rf $(VENV) .venv-* .sandbox .cache .ansible .mypy_cache .pytest_cache .ruff_cache reports vicuna-fleet-*.tar.gz
+	@rm -rf $(VENV) .venv-* .sandbox .cache .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis reports vicuna-fleet-*.tar.gz
 	@rm -rf inventories/sandbox/.secrets molecule/*/inventory/.secrets
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@echo "Nothing of the sandbox is left."
