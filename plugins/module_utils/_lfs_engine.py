@@ -48,9 +48,11 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import (
     piece_size,
 )
 
-# Connections to the origin that are opened at once. Another one follows each half second while less than this arrives.
+# Connections to the origin that are opened at once. Another one follows each half second while less than this arrives,
+# in bytes a second, and this process keeps less than so many processors busy: it is the line then that more would fill.
 FIRST_CONNECTIONS = 2
 ENOUGH = 300 * 10**6
+BUSY = 0.9
 # One request to the origin takes so many bytes at most where nobody else waits for pieces.
 SPAN = 64 * BLOCK
 # An object is asked of the origin again so often when what came has another sha256.
@@ -594,10 +596,14 @@ class Fetch:
 
     def _from_origin(self, number: int) -> None:
         assert self.origin is not None  # noqa: S101 - started only where there is one
+        cpu, since = time.process_time(), time.monotonic()
         while number >= FIRST_CONNECTIONS and not self._over:
             if self._ending.wait(0.5):
                 return
-            number -= self._rate() < ENOUGH
+            now = time.monotonic()
+            busy = (time.process_time() - cpu) / (now - since)
+            cpu, since = time.process_time(), now
+            number -= self._rate() < ENOUGH and busy < BUSY
         buffer = memoryview(bytearray(BLOCK))
         failures, heard = 0, 0.0
         while True:
