@@ -265,8 +265,6 @@ class Fetch:
         self._reading: collections.Counter[str] = collections.Counter()
         self._dead: set[str] = set()
         self._banned: set[str] = set()
-        # Peers that let others wait: what they have not sent by then, they are not asked for again.
-        self._slow: set[str] = set()
         self._trouble: dict[str, float] = {}
         self._seen: set[str] = set()
         self._problem: Problem | None = None
@@ -435,12 +433,10 @@ class Fetch:
             # This host has brought its own share: what the others have not brought by now is late.
             for name, queue in self._queues.items():
                 while name != self.options.me and queue:
-                    self._slow.add(name)
                     item, piece = queue.popleft()
                     self._late.setdefault((item.oid, piece), now - patience)
         for key, (since, who) in self._claims.items():
             if who != self.options.me and now - since > (patience if idle else max(patience, CLAIM_PATIENCE)):
-                self._slow.add(who)
                 self._late.setdefault(key, since)
         if now - self._heard > self.options.timeout:
             self._problem = (
@@ -504,8 +500,6 @@ class Fetch:
             item, piece = queue.popleft()
             self._claim(item, piece, name)
             return item, piece, 5.0
-        if name in self._slow and self._origin_problem is None:
-            return None
         now = time.monotonic()
         for oid, piece in list(self._late):
             item = self._by_oid[oid]
@@ -668,19 +662,17 @@ class Fetch:
     def _ahead(self, item: Item, piece: int) -> list[str]:
         """The hosts that may have a piece already which this host is about to read from the origin.
 
-        That is one that had all before; for a late piece, those that were to go to the origin before this host; and for
-        a piece of this host's own the next in rank: the others share out the pieces of a host that starts long after
-        them.
+        That is one that had all before; for a late piece, those that were to bring it; and for a piece of this host's
+        own the next in rank: the others share out the pieces of a host that starts long after them.
         """
         if piece in item.distrusted:
             return []
-        useless = self._dead | self._slow
-        whole = [name for name in self.options.whole if name in self.peers and name not in useless]
+        whole = [name for name in self.options.whole if name in self.peers and name not in self._dead]
         if whole:
             return [whole[piece % len(whole)]]
         ranks = self._ranks(item, piece)
         mine = ranks.index(self.options.me)
-        return [name for name in (ranks[1:mine] if mine else ranks[1:2]) if name in self._seen and name not in useless]
+        return [name for name in (ranks[:mine] or ranks[1:2]) if name in self._seen]
 
     def _try_peer(self, name: str, item: Item, piece: int, buffer: memoryview) -> None:
         """Take what a peer has of a piece now; whatever is missing then comes from the origin."""

@@ -42,7 +42,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import (
     safe_url,
     show,
 )
-from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import WAKE_AT, SourceError, wake_at
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import SourceError
 
 if t.TYPE_CHECKING:
     from types import TracebackType
@@ -209,7 +209,6 @@ class Stream:
         self._origin = origin
         self._wire = wire
         self._response = response
-        self._calm = False
         self.remaining = length
 
     def readinto(self, buffer: memoryview) -> int:
@@ -219,13 +218,6 @@ class Stream:
         if self._wire is None or self._response is None:
             raise ValueError("the stream is closed")
         view = buffer[: self.remaining] if len(buffer) > self.remaining else buffer
-        # Up to here more is on its way than a reader is woken for, whatever lies in buffers of this process.
-        calm = self.remaining - 2 * WAKE_AT
-        if calm > 0:
-            view = view[:calm]
-        if self._calm != (calm > 0):
-            self._calm = calm > 0
-            wake_at(self._wire.sock, WAKE_AT if self._calm else 1)
         try:
             count = self._response.readinto(view)
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -37,13 +37,11 @@ from urllib.parse import quote, unquote
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import (
     BLOCK,
-    WAKE_AT,
     BlockMap,
     SourceError,
     Store,
     blocks_of,
     boot_id,
-    wake_at,
 )
 
 SCHEME = "vicuna-fleet"
@@ -936,7 +934,6 @@ class _Connection:
         self._socket = socket.create_connection((peer.address, peer.port), min(timeout, CONNECT_TIMEOUT))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = memoryview(b"")
-        self._wakes_at = 1
 
     def close(self) -> None:
         self._socket.close()
@@ -950,9 +947,6 @@ class _Connection:
         """Send a request, and read the head of the answer."""
         deadline = time.monotonic() + seconds
         self._socket.settimeout(seconds)
-        if self._wakes_at != 1:
-            self._wakes_at = 1
-            wake_at(self._socket, 1)
         try:
             self._socket.sendall(head)
         except (BrokenPipeError, ConnectionResetError):
@@ -987,17 +981,7 @@ class _Connection:
             self._rest = self._rest[count:]
             return count
         self._socket.settimeout(timeout)
-        if len(buffer) >= WAKE_AT or self._wakes_at != 1:
-            self._wakes_at = max(1, min(WAKE_AT, len(buffer)))
-            wake_at(self._socket, self._wakes_at)
-        try:
-            return self._socket.recv_into(buffer)
-        except socket.timeout:  # before Python 3.10 not the built-in one
-            # What came and was too little to be woken for still counts.
-            self._socket.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                return self._socket.recv_into(buffer)
-            raise
+        return self._socket.recv_into(buffer)
 
 
 class PeerStream:

@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import stat
 import time
 import typing as t
@@ -32,8 +31,6 @@ BLOCK = 1024 * 1024
 SUM_STEP = 16 * BLOCK
 MAP_HEADER = 256
 MAP_VERSION = 1
-# A thread that reads is woken when so much has come, not at each packet: on a slow line that is most of the work.
-WAKE_AT = 128 * 1024
 # git takes a file for changed in the second of its index; objects are dated back by more than that.
 BACKDATE = 5 * 10**9
 
@@ -68,12 +65,6 @@ class SourceError(Exception):
         self.problem = problem
         self.retry = retry
         self.wait = wait
-
-
-def wake_at(connection: socket.socket, count: int) -> None:
-    """Let a read of this connection wait for so many bytes, which have to be on their way."""
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, min(WAKE_AT, count)))
 
 
 def boot_id() -> str:

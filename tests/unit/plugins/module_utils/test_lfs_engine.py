@@ -493,20 +493,6 @@ def test_a_slow_home_is_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sum(quick.sent.values()) <= 1.4 * len(content)
 
 
-def test_a_host_behind_a_slow_line_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lfs_engine, "RANK_PATIENCE", 0.4)
-    content = big()
-    origin = Origin(content)
-    fleet = Fleet(tmp_path, origin, "abc", content)
-    fetch(fleet.stores["c"], Origin(content), content).run()
-    fleet.hosts["c"].pace = 0.5
-    started = time.monotonic()
-    fleet.run("ab")
-    assert fleet.right("ab")
-    assert time.monotonic() - started < 16, "c needs 7 s for each of its three pieces"
-    assert sum(origin.sent.values()) <= 1.2 * len(content)
-
-
 @pytest.mark.parametrize("liars", ["c", "bc"])
 def test_a_lying_host_is_named_and_never_believed(tmp_path: Path, liars: str) -> None:
     content = big()
