@@ -15,9 +15,10 @@ import contextlib
 import io
 import itertools
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -65,6 +66,16 @@ def tell_at_once() -> None:
     """Let each line go out when it is printed: Ansible never flushes, and a pipe, as in CI, would hold back 8 KiB."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+
+
+@contextlib.contextmanager
+def unkilled() -> Iterator[None]:
+    """Put off the end of this process: killed while it holds the lock of Ansible's queue, it leaves the run hanging."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # Ansible's main process loads the plugin before it forks the one that runs it. A process for a host is ended without
@@ -343,4 +354,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _say(self, line: str) -> None:
         # JSON on stdout stays JSON.
-        self._display.display(line, stderr="json" in str(C.DEFAULT_STDOUT_CALLBACK).rpartition(".")[2])
+        with unkilled():
+            self._display.display(line, stderr="json" in str(C.DEFAULT_STDOUT_CALLBACK).rpartition(".")[2])

@@ -64,6 +64,8 @@ PEER_LOST = 3.0
 RANK_PATIENCE = 4.0
 # A piece that a peer has been sending for so long may also be read from another source.
 CLAIM_PATIENCE = 20.0
+# A peer that may have what this host is about to read from the origin gets so long for it, in seconds.
+AHEAD_PATIENCE = 1.0
 # Requests of one connection to the origin that may fail one after the other, with nothing arriving in between.
 FAILURES = 8
 RATE_WINDOW = 10.0
@@ -260,11 +262,13 @@ class Fetch:
         self._state = threading.Condition()
         self._queues: dict[str, collections.deque[Work]] = {name: collections.deque() for name in self._names}
         self._late: dict[tuple[str, int], float] = {}
+        self._late_since: dict[tuple[str, int], float] = {}
         self._asked: dict[tuple[str, int, str], float] = {}
         self._claims: dict[tuple[str, int], tuple[float, str]] = {}
         self._reading: collections.Counter[str] = collections.Counter()
         self._dead: set[str] = set()
         self._banned: set[str] = set()
+        self._slow: set[str] = set()
         self._trouble: dict[str, float] = {}
         self._seen: set[str] = set()
         self._problem: Problem | None = None
@@ -397,6 +401,7 @@ class Fetch:
         return [name for name in ranking(item.oid, piece, self._names) if name not in self._dead]
 
     def _enqueue(self, item: Item, piece: int, *, first: bool = False) -> None:
+        self._late_since.pop((item.oid, piece), None)
         home = self.options.me if piece in item.distrusted else self._ranks(item, piece)[0]
         queue = self._queues[home]
         if first:
@@ -420,6 +425,10 @@ class Fetch:
         """On a slow line nobody is quick: whoever needs no longer than twice what this host needs is not late."""
         return max(RANK_PATIENCE, 2 * self._slowest)
 
+    def _be_late(self, key: tuple[str, int], since: float) -> None:
+        """A piece that was asked for in vain meanwhile is late since the first time: the next rank waits no longer."""
+        self._late.setdefault(key, self._late_since.setdefault(key, since))
+
     def _tick(self) -> None:
         """What time alone brings about."""
         now = time.monotonic()
@@ -434,10 +443,10 @@ class Fetch:
             for name, queue in self._queues.items():
                 while name != self.options.me and queue:
                     item, piece = queue.popleft()
-                    self._late.setdefault((item.oid, piece), now - patience)
+                    self._be_late((item.oid, piece), now - patience)
         for key, (since, who) in self._claims.items():
             if who != self.options.me and now - since > (patience if idle else max(patience, CLAIM_PATIENCE)):
-                self._late.setdefault(key, since)
+                self._be_late(key, since)
         if now - self._heard > self.options.timeout:
             self._problem = (
                 self._problem
@@ -515,8 +524,17 @@ class Fetch:
 
     # -- the workers
 
-    def _take(self, item: Item, run: tuple[int, int], giver: str, stream: Stream, buffer: memoryview) -> None:
-        """Read a run of blocks from a stream into a part."""
+    def _take(
+        self,
+        item: Item,
+        run: tuple[int, int],
+        giver: str,
+        stream: Stream,
+        buffer: memoryview,
+        *,
+        until: float = float("inf"),
+    ) -> None:
+        """Read a run of blocks from a stream into a part; until: when a peer is left that is too slow."""
         for block in range(*run):
             start = block * BLOCK
             want = min(BLOCK, item.size - start)
@@ -536,7 +554,7 @@ class Fetch:
                     return
                 # One thread writes a block, and none once it is there: the hasher may have read it.
                 skip = item.map.has(block) or block in item.writing
-                if start // item.piece in item.distrusted and giver != self.options.me:
+                if giver != self.options.me and (start // item.piece in item.distrusted or time.monotonic() > until):
                     return
                 in_turn = not (skip or item.busy or item.expected) and item.front == start
                 if not skip:
@@ -544,6 +562,8 @@ class Fetch:
                 if in_turn:
                     item.busy = True
             if skip:
+                if not item.map.missing(block, run[1]):
+                    return
                 continue
             there = False
             try:
@@ -578,9 +598,10 @@ class Fetch:
         self._claims.pop(key, None)
         if item.complete(piece):
             self._late.pop(key, None)
+            self._late_since.pop(key, None)
             self._judge(item, piece)
         elif late:
-            self._late.setdefault(key, time.monotonic())
+            self._be_late(key, time.monotonic())
         elif key not in self._late and not item.whole:
             self._enqueue(item, piece, first=True)
         self._state.notify_all()
@@ -672,15 +693,23 @@ class Fetch:
             return [whole[piece % len(whole)]]
         ranks = self._ranks(item, piece)
         mine = ranks.index(self.options.me)
-        return [name for name in (ranks[:mine] or ranks[1:2]) if name in self._seen]
+        return [name for name in (ranks[:mine] or ranks[1:2]) if name in self._seen - self._slow]
 
     def _try_peer(self, name: str, item: Item, piece: int, buffer: memoryview) -> None:
-        """Take what a peer has of a piece now; whatever is missing then comes from the origin."""
+        """Take what a peer has of a piece now; whatever is missing then comes from the origin.
+
+        A peer that takes twice as long as the origin ever did is not tried again: its line is slow, or its disk. One that
+        had everything before is waited for all the same: it spares the origin the whole model.
+        """
+        patience = float("inf") if name in self.options.whole else max(AHEAD_PATIENCE, 2 * self._slowest)
+        until = time.monotonic() + patience
         with contextlib.suppress(SourceError):
             for start, end in self._runs(item, piece, piece + 1):
                 stop = min(end * BLOCK, item.size)
                 with self.peers[name].open(item.oid, start * BLOCK, stop, wait=0.0) as stream:
-                    self._take(item, (start, end), name, stream, buffer)
+                    self._take(item, (start, end), name, stream, buffer, until=until)
+        if time.monotonic() > until:
+            self._slow.add(name)
 
     def _origin_failed(self, item: Item, error: SourceError, failures: int) -> float:
         """Decide whether to try again; the answer is the seconds until then."""

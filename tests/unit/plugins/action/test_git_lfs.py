@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -532,6 +533,8 @@ def interrupt(directory):
         text=True,
         start_new_session=True,
     )
+    bound = threading.Timer(60, process.kill)
+    bound.start()
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -539,6 +542,7 @@ def interrupt(directory):
             os.killpg(process.pid, signal.SIGINT)
             break
     seen += process.stdout
+    bound.cancel()
     return process.wait(60), "".join(seen)
 
 
