@@ -698,8 +698,8 @@ class Fetch:
     def _try_peer(self, name: str, item: Item, piece: int, buffer: memoryview) -> None:
         """Take what a peer has of a piece now; whatever is missing then comes from the origin.
 
-        A peer that takes twice as long as the origin ever did is not tried again: its line is slow, or its disk. One that
-        had everything before is waited for all the same: it spares the origin the whole model.
+        A peer that takes twice as long as the origin ever did is not tried again: its line is slow, or its disk. One
+        that had everything before is waited for all the same: it spares the origin the whole model.
         """
         patience = float("inf") if name in self.options.whole else max(AHEAD_PATIENCE, 2 * self._slowest)
         until = time.monotonic() + patience
