@@ -1,6 +1,7 @@
 # make demo    a verified chat completion on two hosts without a GPU, on this machine
 # make test    lint, unit, contract and Molecule tests
 # make test-nvidia  NVIDIA's driver and container toolkit on sandbox hosts, with fakes of GPUs
+# make test-fleet   three hosts and two gateways under load: rolling updates, broken releases, faults, in Molecule
 # make chat    talk to the model of the demo (HOST=gpuless-b for the second host)
 # make clean   remove all that the above left: containers, volumes, the sandbox's engine, caches
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 # The engine that runs here, or the sandbox's own.
 ENGINE = sandbox/engine.sh up; eval "$$(sandbox/engine.sh env)"
 
-.PHONY: help demo test test-nvidia chat clean lint unit molecule venv build
+.PHONY: help demo test test-nvidia test-fleet chat clean lint unit molecule venv build
 
 help: ## Show the targets
 	@sed -n 's/^# make/  make/p' Makefile
@@ -50,7 +51,7 @@ lint: venv
 	@tools/readme_tables.py --check
 
 unit: venv
-	@sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq
+	@PATH=$$PATH:/usr/sbin sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq haproxy
 	@echo "Unit and contract tests"
 	@pytest --quiet --numprocesses=3 --dist=loadfile
 
@@ -61,6 +62,10 @@ molecule: venv
 test-nvidia: venv
 	@echo "Molecule: NVIDIA's driver and container toolkit on two hosts with fakes of GPUs"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name nvidia
+
+test-fleet: venv
+	@echo "Molecule: three hosts and two gateways under load (20 minutes; figures in reports/fleet.json)"
+	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
 
 build: venv
 	@ansible-galaxy collection build --force

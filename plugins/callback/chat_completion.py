@@ -20,6 +20,10 @@ description:
     own exit code, V(2) for failed and V(4) for unreachable hosts.
   - A run that deploys nothing (another playbook, check mode, C(--list-tasks)) is left alone. There is no output, and a
     report of an earlier run stays as it is.
+  - Compares the report with the one that it replaces, and tells below the table who changed, and which hosts are new or
+    gone. A host that is in the inventory, and that this run did not deploy, keeps the entry of its last run.
+  - Where M(vicuna.fleet.fleet_status) judged the fleet, the run exits with its C(exit_code), V(1) for degraded and V(2)
+    for down, unless a deployed endpoint makes it exit with another one.
   - Each playbook of C(ansible-playbook a.yml b.yml) is a run of its own.
 requirements:
   - enable in configuration, as the last of C(callbacks_enabled) since the plugins after it do not see the end of a run
@@ -31,10 +35,12 @@ options:
       - File to write the report to. Missing directories are made. Its mode is V(0644), it holds no secrets.
       - In an ini file a relative path starts from that file, otherwise from the working directory.
       - It holds V(ok), which is true when every deployed endpoint passed and no host failed, V(error) (why this plugin
-        could not do its work), V(generated), V(prompt), V(failed_hosts), V(unreachable_hosts) and V(endpoints).
-      - Each of V(endpoints) has V(host), V(url), V(model), V(revision), V(asked_by_play), V(verdict) (V(ok), V(failed)
-        or V(never asked)), V(latency_s), V(usage), V(content), V(violations), V(code), V(cause), V(evidence) and
-        V(remedy).
+        could not do its work), V(generated), V(prompt), V(failed_hosts), V(unreachable_hosts), V(endpoints), V(earlier)
+        (entries of hosts that this run did not deploy), and V(changes) since the last report, each with V(host),
+        V(what), V(from) and V(to).
+      - Each of V(endpoints) has V(host), V(url), V(model), V(revision), V(release), V(image), V(asked_by_play),
+        V(verdict) (V(ok), V(failed) or V(never asked)), V(latency_s), V(usage), V(content), V(violations), V(code),
+        V(cause), V(evidence) and V(remedy).
     type: path
     default: reports/chat_completion.json
     ini:
@@ -121,7 +127,15 @@ from ansible.template import Templar
 from ansible_collections.vicuna.fleet.plugins.module_utils import _chat
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Diagnosis, Observation, diagnose
 from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import error_kind, proxies_of, speaks_tls
-from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural, write_report
+from ansible_collections.vicuna.fleet.plugins.module_utils._report import (
+    by_host,
+    change_lines,
+    changes,
+    columns,
+    last_report,
+    natural,
+    write_report,
+)
 from ansible_collections.vicuna.fleet.plugins.module_utils._worker_log import one_line
 
 try:
@@ -138,6 +152,10 @@ CONNECT_S = 10.0
 MODULE = "vicuna.fleet.chat_completion"
 SET_FACT = ("set_fact", "ansible.builtin.set_fact", "ansible.legacy.set_fact")
 FACT = "fastchat_endpoint"
+STATUS_MODULE = "vicuna.fleet.fleet_status"
+RELEASE_MODULE = "vicuna.fleet.release"
+# What a change between two reports is a change of.
+COMPARED = ("release", "revision", "image", "model", "url", "verdict")
 
 
 @dataclass
@@ -151,6 +169,8 @@ class Endpoint:
     seen: Observation | None = None
     payload: dict[str, Any] | None = None  # of a valid answer only
     diagnosis: Diagnosis | None = None
+    release: str = ""
+    image: str = ""
 
     @property
     def host(self) -> str:
@@ -173,6 +193,8 @@ class Endpoint:
             "url": self.text("url"),
             "model": self.text("model"),
             "revision": self.text("revision"),
+            "release": self.release or None,
+            "image": self.image or None,
             "asked_by_play": self.asked_by_play,
             "verdict": self.verdict,
             "latency_s": round(self.seen.waited, 3) if self.payload and self.seen else None,
@@ -206,6 +228,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._endpoints: dict[str, Endpoint] = {}
         self._play: Any = None
+        self._releases: dict[str, tuple[str, str]] = {}  # host: release, and the worker's image
+        self._status: int | None = None  # the exit code of the fleet's status, where one was taken
         # Core turns an exception of a callback into a warning and goes on to exit 0: each is kept for the end.
         self._option_error = ""
         self._result_error = ""
@@ -236,6 +260,20 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def _note(self, result: Any) -> None:
         self._note_deployment(result)
         self._note_question(result)
+        self._note_release(result)
+        self._note_status(result)
+
+    def _note_release(self, result: Any) -> None:
+        name = result.result.get("id")
+        if name and self._is(result.task, RELEASE_MODULE):
+            entry = result.result.get("release") or {}
+            image = (entry.get("image_ids") or {}).get("worker") or (entry.get("images") or {}).get("worker") or ""
+            self._releases[result.host.get_name()] = str(name), str(image)
+
+    def _note_status(self, result: Any) -> None:
+        code = result.result.get("exit_code")
+        if isinstance(code, int) and self._is(result.task, STATUS_MODULE):
+            self._status = code
 
     def _note_deployment(self, result: Any) -> None:
         task = result.task
@@ -251,24 +289,27 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def _note_question(self, result: Any) -> None:
         # A host that was unreachable, or whose question was skipped, has not been asked.
-        if result.is_skipped() or not self._is_question(result.task):
+        if result.is_skipped() or not self._is(result.task, MODULE):
             return
         endpoint = self._endpoints.get(result.host.get_name())
         if endpoint:
             endpoint.asked_by_play = True
 
     @staticmethod
-    def _is_question(task: Any) -> bool:
+    def _is(task: Any, module: str) -> bool:
         action = str(task.action)
         # By its short name it may be another collection's module.
-        return action == MODULE or (action == "chat_completion" and task.resolved_action == MODULE)
+        return action == module or (action == module.rpartition(".")[2] and task.resolved_action == module)
 
     # ------------------------------------------------------------------------------------------ the end of the run
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         endpoints = sorted(self._endpoints.values(), key=lambda endpoint: natural(endpoint.host))
         self._endpoints = {}
+        status, self._status = self._status, None
         if not endpoints and not self._result_error:
+            if status:
+                raise SystemExit(status)
             return
         try:
             ok = self._witness(endpoints, stats)
@@ -277,12 +318,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._print(f"{MODULE}: {one_line(words, 500)}", C.COLOR_ERROR, stderr=True)
             # The report of an earlier run must not be taken for this one's.
             with contextlib.suppress(Exception):
-                self._write_report([], stats, error=words)
+                report = self._report([], stats, error=words)
+                with contextlib.suppress(Exception):
+                    self._compare(report)
+                write_report(self._path, report)
             ok = False
         if not ok:
             # SystemExit is the one way in which a callback decides on the exit code. Where hosts failed, it is the code
             # that core ends with too; core itself would end with 0 after `meta: clear_host_errors`.
             raise SystemExit(4 if stats.dark else 2 if stats.failures else VIOLATED)
+        if status:
+            raise SystemExit(status)
 
     def _witness(self, endpoints: list[Endpoint], stats: Any) -> bool:
         """Asks, prints and reports; whether every endpoint is fine."""
@@ -301,30 +347,63 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         ask_all(askable, question)
         for endpoint in endpoints:
             judge(endpoint)
+            endpoint.release, endpoint.image = self._releases.get(endpoint.host, ("", ""))
         ok = all(endpoint.verdict == "ok" for endpoint in endpoints)
+        report = self._report(endpoints, stats)
         self._print_table(endpoints)
+        for line in self._compare(report):
+            self._print(line)
         self._print_failures(endpoints)
         if self.get_option("show_answers"):
             self._print_answers(endpoints, question.prompt)
-        self._print(f"Report: {self._write_report(endpoints, stats)}")
+        write_report(self._path, report)
+        self._print(f"Report: {self._path}")
         return ok
 
-    def _write_report(self, endpoints: list[Endpoint], stats: Any, error: str = "") -> Path:
-        path = Path(self.get_option("report"))
+    @property
+    def _path(self) -> Path:
+        return Path(self.get_option("report"))
+
+    def _report(self, endpoints: list[Endpoint], stats: Any, error: str = "") -> dict[str, Any]:
         good = not error and all(endpoint.verdict == "ok" for endpoint in endpoints)
-        write_report(
-            path,
-            {
-                "ok": good and not stats.failures and not stats.dark,
-                "error": error or None,
-                "generated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "prompt": self.get_option("prompt"),
-                "failed_hosts": sorted(stats.failures),
-                "unreachable_hosts": sorted(stats.dark),
-                "endpoints": [endpoint.report() for endpoint in endpoints],
-            },
-        )
-        return path
+        return {
+            "ok": good and not stats.failures and not stats.dark,
+            "error": error or None,
+            "generated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "prompt": self.get_option("prompt"),
+            "failed_hosts": sorted(stats.failures),
+            "unreachable_hosts": sorted(stats.dark),
+            "endpoints": [endpoint.report() for endpoint in endpoints],
+            "earlier": [],
+            "changes": [],
+        }
+
+    def _compare(self, report: dict[str, Any]) -> list[str]:
+        """Puts into the report what differs from the last one, and returns it in words."""
+        last, wrong = last_report(self._path)
+        if last is None:
+            return ["", wrong] if wrong else []
+        before = by_host(last.get("endpoints"))
+        kept = by_host(last.get("earlier") or [])
+        if before is None or kept is None:
+            return ["", f"the last report, {self._path}, is none of this plugin's, so nothing is compared with it"]
+        before = {**kept, **before}
+        now = by_host(report["endpoints"]) or {}
+        # --limit, another group of hosts, or a host that failed before it was deployed: it runs what it ran.
+        there = self._inventory()
+        report["earlier"] = [entry for host, entry in before.items() if host not in now and host in there]
+        # Where this plugin could not do its work, it knows of nobody who changed.
+        if not report["error"]:
+            report["changes"] = changes(before, now, COMPARED, there)
+        lines = [f"since the last report: {line}" for line in change_lines(report["changes"])]
+        return ["", *lines] if lines else []
+
+    def _inventory(self) -> frozenset[str]:
+        """Every host of the inventory, those outside of --limit too."""
+        if self._play is None:
+            return frozenset()
+        groups = self._play.get_variable_manager().get_vars(play=self._play).get("groups") or {}
+        return frozenset(map(str, groups.get("all") or []))
 
     # ------------------------------------------------------------------------------------------ before asking
 
@@ -394,19 +473,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 )
             )
         head = ("HOST", "MODEL", "REVISION", "LATENCY", "TOKENS", "VERDICT")
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-
-        def line(row: tuple[str, ...]) -> str:
-            cells = [
-                cell.rjust(width) if name in ("LATENCY", "TOKENS") else cell.ljust(width)
-                for name, cell, width in zip(head, row, widths)
-            ]
-            return "  ".join(cells).rstrip()
-
+        first, *lines = columns(head, rows, right=("LATENCY", "TOKENS"))
         self._print()
-        self._print(line(head))
-        for row in rows:
-            self._print(line(row), C.COLOR_OK if row[-1] == "ok" else C.COLOR_ERROR)
+        self._print(first)
+        for row, line in zip(rows, lines):
+            self._print(line, C.COLOR_OK if row[-1] == "ok" else C.COLOR_ERROR)
 
     def _print_failures(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:

@@ -771,6 +771,7 @@ _BY_CODE = {
     40303: _context_overflow,
     50001: _worker_failed,
     50002: _out_of_memory,
+    50006: _server_error,
 }
 _BY_STATUS = {
     401: _unauthorised,

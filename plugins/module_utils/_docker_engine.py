@@ -82,6 +82,12 @@ def parse_info(out: str, err: str) -> Answer:
     )
 
 
+def parse_unit(out: str) -> tuple[str, str]:
+    """ActiveState and UnitFileState, from `systemctl show`."""
+    found = dict(line.partition("=")[::2] for line in out.splitlines())
+    return found.get("ActiveState", ""), found.get("UnitFileState", "")
+
+
 def version_of(text: str) -> str:
     """The first dotted number in a text: "v2.26.1-4" and "Docker Compose version 2.26.1" both hold 2.26.1."""
     match = _VERSION.search(text)

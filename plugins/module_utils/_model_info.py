@@ -304,6 +304,14 @@ class Cache:
             os.close(descriptor)
 
 
+def remembered(repo: str, revision: str, cache_dir: Path | None) -> Listing | None:
+    """What is kept of a commit, which never changes; None for one that is new, and for a tag or branch."""
+    if check_repo(repo) or not is_commit_id(revision):
+        return None
+    cache = Cache(cache_dir, 0)
+    return cache.read(cache.path(repo, revision))
+
+
 def look(
     *,
     repo: str,
@@ -318,11 +326,10 @@ def look(
     problem = check_repo(repo)
     if problem:
         raise GitLfsError(problem)
+    kept = remembered(repo, revision, cache_dir)
+    if kept:
+        return kept, True
     cache = Cache(cache_dir, timeout)
-    if is_commit_id(revision):
-        kept = cache.read(cache.path(repo, revision))
-        if kept:
-            return kept, True
     with tempfile.TemporaryDirectory(prefix="vicuna-fleet-") as temporary:
         home, directory = Path(temporary) / "home", Path(temporary) / "look"
         home.mkdir()

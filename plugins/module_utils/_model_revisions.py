@@ -30,6 +30,9 @@ DIGITS = 12
 # What a directory is called while it is being removed.
 GONE = ".gone"
 
+# Written by vicuna.fleet.release.
+RELEASES = Path("/var/lib/vicuna/release.json")
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -245,11 +248,29 @@ def covered(directories: t.Sequence[Path], sources: t.Mapping[str, str]) -> dict
     return found
 
 
+def released(directories: t.Sequence[Path], record: Path) -> dict[Path, str]:
+    """Directories of the release in place and of the last good one: a broken release is put back to it."""
+    try:
+        state = json.loads(record.read_text(encoding="utf-8"))
+        names = dict.fromkeys([state["current"], state["pending"], *state["good"][:1]])
+        paths = {name: (state["releases"][name].get("model") or {}).get("path") for name in names if name}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return dict.fromkeys(directories, f"{record} does not say which models the releases need")
+    found: dict[Path, str] = {}
+    for name, path in paths.items():
+        for directory in directories:
+            if path and os.path.realpath(path) == os.path.realpath(directory):
+                found.setdefault(directory, f"release {name} of {record} serves it")
+    return found
+
+
 def in_use(directories: t.Sequence[Path], env: t.Mapping[str, str]) -> dict[Path, str]:
     """Directories that must stay, and why."""
     if not directories:
         return {}
-    found = mounted(directories)
+    found = {**released(directories, RELEASES), **mounted(directories)}
     docker = shutil.which("docker", path=env.get("PATH"))
     if docker:
         sources = container_sources(docker, env)

@@ -15,6 +15,8 @@ description:
   - Tells in one go whose engine is installed, which versions the engine, Compose and Buildx have,
     and whether the engine answers.
   - The local engine is asked, whatever E(DOCKER_HOST) and the current context of the user say.
+  - Given what is wanted, it tells what of it the host does not have yet, by the judgement of the modules that would
+    bring it about. So a host that has everything is asked once, and those modules need not run.
 options:
   packages:
     description: Packages whose versions are wanted beside those that tell the engine's origin.
@@ -33,6 +35,21 @@ options:
     description: The engine's configuration file. It is only looked at.
     type: path
     default: /etc/docker/daemon.json
+  options:
+    description: Keys that the configuration file is to have, as M(vicuna.fleet.docker_daemon_config) takes them.
+    type: dict
+  defaults:
+    description:
+      - Keys that it is to have where it has none of its own.
+      - C(live-restore) is left out on a member of a swarm, which refuses it.
+    type: dict
+  certificates:
+    description: CA certificates that are to be trusted, as M(vicuna.fleet.ca_certificates) takes them.
+    type: dict
+  service:
+    description: Name of the service that is to run now and at every boot. Empty asks for none.
+    type: str
+    default: ""
   wait:
     description: Seconds to wait until an engine answers. V(0) asks once.
     type: int
@@ -54,6 +71,13 @@ EXAMPLES = r"""
   vicuna.fleet.docker_engine_info:
     wait: 60
   register: probe
+
+- name: Ask whether its configuration is as it should be
+  vicuna.fleet.docker_engine_info:
+    options: {registry-mirrors: ["https://mirror.example.org"]}
+    service: docker
+  register: probe
+  failed_when: probe.engine.pending | length > 0
 
 - name: Show its version
   ansible.builtin.debug:
@@ -131,6 +155,14 @@ engine:
       description: What is wrong with the syntax of O(config); empty where nothing is, or where there is no such file.
       type: str
       sample: "line 3, column 5: Expecting ',' delimiter"
+    pending:
+      description:
+        - What the host does not have of what was asked for.
+        - V(config) - the file would be changed, or C(dockerd) refuses it. V(certificates) - one is not trusted yet.
+          V(service) - it does not run, or will not at the next boot, or systemd is not there to tell.
+      type: list
+      elements: str
+      choices: [config, certificates, service]
     waited:
       description: Seconds spent until the answer.
       type: float
@@ -138,6 +170,7 @@ engine:
 
 import grp
 import os
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -145,7 +178,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import ConfigError, load
+from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import (
+    ConfigError,
+    changed_keys,
+    credentials,
+    fill,
+    load,
+    merge,
+)
 from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import (
     DISTRIBUTION_PACKAGES,
     DOCKER_PACKAGES,
@@ -160,9 +200,18 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import
     parse_dpkg,
     parse_info,
     parse_rpm,
+    parse_unit,
+)
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
+    STORES,
+    PemError,
+    bundled,
+    digest,
+    files,
 )
 
 SNAPS = ("/snap/docker/current", "/var/lib/snapd/snap/docker/current")
+SYSTEMD = "/run/systemd/system"
 ASK_SECONDS = 30
 # Written by the init script, for a host without systemd.
 INIT_PID_FILE = Path("/var/run/docker-ssd.pid")
@@ -233,6 +282,62 @@ def head(path: str) -> bytes:
         return b""
 
 
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def config_pending(module: AnsibleModule, swarm: bool) -> bool:
+    """Whether docker_daemon_config would change the file, or refuse it."""
+    path = Path(module.params["config"])
+    defaults = dict(module.params["defaults"] or {})
+    if swarm:
+        defaults.pop("live-restore", None)
+    try:
+        before = load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return True
+    after = fill(merge(before, module.params["options"] or {}), defaults)
+    if changed_keys(before, after):
+        return True
+    if credentials(before) and stat.S_IMODE(path.stat().st_mode) != 0o600:
+        return True
+    dockerd = module.get_bin_path("dockerd")
+    if dockerd is None or not path.exists():
+        return False
+    rc, out, err = module.run_command([dockerd, "--validate", "--config-file", str(path)])
+    return rc != 0 and "unknown flag" not in (err or out)
+
+
+def certificates_pending(wanted: dict[str, str]) -> bool:
+    """Whether ca_certificates would add one, or refuse one."""
+    known: set[str] = set()
+    for store in STORES:
+        known |= bundled(read(Path(store.bundle)))
+    try:
+        return any(digest(der) not in known for der in files(wanted).values())
+    except PemError:
+        return True
+
+
+def pending(module: AnsibleModule, swarm: bool) -> list[str]:
+    """What the host does not have of what was asked for."""
+    params = module.params
+    found = []
+    if (params["options"] is not None or params["defaults"] is not None) and config_pending(module, swarm):
+        found.append("config")
+    if params["certificates"] and certificates_pending(params["certificates"]):
+        found.append("certificates")
+    if params["service"]:
+        systemctl = module.get_bin_path("systemctl") if Path(SYSTEMD).is_dir() else None
+        command = [str(systemctl), "show", "--property=ActiveState,UnitFileState", params["service"]]
+        if systemctl is None or parse_unit(module.run_command(command)[1]) != ("active", "enabled"):
+            found.append("service")
+    return found
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -241,9 +346,14 @@ def main() -> None:
             "socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
             "config": {"type": "path", "default": "/etc/docker/daemon.json"},
             "wait": {"type": "int", "default": 0},
+            "options": {"type": "dict"},
+            "defaults": {"type": "dict"},
+            "certificates": {"type": "dict"},
+            "service": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
+    module.no_log_values.update(credentials([module.params["options"], module.params["defaults"]]))
     cli = module.get_bin_path("docker")
     # A snap's command is a link to /usr/bin/snap, which tells nothing: its own path does.
     resolved = os.path.realpath(cli) if cli and not cli.startswith("/snap/") else cli or ""
@@ -269,9 +379,10 @@ def main() -> None:
         **as_dict(answer),
         "error": reason,
         "group_members": group_members(module.params["group"]),
-        "systemd": Path("/run/systemd/system").is_dir(),
+        "systemd": Path(SYSTEMD).is_dir(),
         "init_script": os.access("/etc/init.d/docker", os.X_OK),
         "config_error": config_error(Path(module.params["config"])),
+        "pending": pending(module, answer.swarm),
         "waited": round(time.monotonic() - started, 1),
     }
     message = f"Docker Engine {answer.version} answers" if answer.reachable else f"No engine answers: {reason or whose}"

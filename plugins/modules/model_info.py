@@ -170,7 +170,12 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError
-from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import describe, look, unknown_sizes
+from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import (
+    Listing,
+    describe,
+    look,
+    unknown_sizes,
+)
 
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "repo": {"type": "str", "required": True},
@@ -183,6 +188,28 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "cache_dir": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 120},
 }
+
+
+def answer(listing: Listing, cached: bool, params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
+    """What the module returns for the files of a commit, and its warnings."""
+    model = describe(listing, params["include"], params["exclude"])
+    if not model["config"]:
+        return {
+            "failed": True,
+            "msg": f"Found: no readable config.json in {params['repo']}. Expected: the model in the root of its "
+            "repository. Remedy: correct vicuna_model_repo.",
+            "cause": "no_config",
+            "detail": "",
+        }, []
+    message = (
+        f"commit {model['commit'][:12]}: {model['weights_bytes']} bytes of weights "
+        f"({model['weights_format'] or 'none'}), {model['download_bytes']} bytes to download"
+    )
+    warnings = [
+        f"{path} is in git itself and not in LFS: its size is unknown, and counts as nothing"
+        for path in unknown_sizes(listing, model)
+    ]
+    return {"changed": False, "msg": message, "cached": cached, "model": model}, warnings
 
 
 def main() -> None:
@@ -212,21 +239,12 @@ def main() -> None:
             cause="file_system",
             detail="",
         )
-    model = describe(listing, params["include"], params["exclude"])
-    if not model["config"]:
-        module.fail_json(
-            msg=f"Found: no readable config.json in {params['repo']}. Expected: the model in the root of its "
-            "repository. Remedy: correct vicuna_model_repo.",
-            cause="no_config",
-            detail="",
-        )
-    for path in unknown_sizes(listing, model):
-        module.warn(f"{path} is in git itself and not in LFS: its size is unknown, and counts as nothing")
-    message = (
-        f"commit {model['commit'][:12]}: {model['weights_bytes']} bytes of weights "
-        f"({model['weights_format'] or 'none'}), {model['download_bytes']} bytes to download"
-    )
-    module.exit_json(changed=False, msg=message, cached=cached, model=model)
+    result, warnings = answer(listing, cached, params)
+    for warning in warnings:
+        module.warn(warning)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

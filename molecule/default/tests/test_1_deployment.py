@@ -85,6 +85,21 @@ def test_no_key_is_stored_in_clear_outside_the_client_settings(host: Any, endpoi
     assert endpoint.key not in host.check_output("docker inspect $(docker ps -q)")
 
 
+def test_the_release_is_on_record_and_only_root_reads_its_copy(
+    host: Any, containers: dict[str, dict[str, Any]]
+) -> None:
+    file = host.file("/var/lib/vicuna/release.json")
+    record = json.loads(file.content_string)
+    release = record["releases"][record["current"]]
+    assert (oct(file.mode), record["pending"], record["good"][0]) == ("0o600", None, record["current"])
+    assert (release["model"]["path"], release["failed"]) == (MODEL, None)
+    assert release["verified"]
+    assert set(release["image_ids"].values()) == {container["Image"] for container in containers.values()}
+    copy = host.file(f"/var/lib/vicuna/releases/{record['current']}")
+    assert (copy.user, oct(copy.mode)) == ("root", "0o700")
+    assert host.run(f"diff -r {copy.path}/project /opt/vicuna").rc == 0
+
+
 def test_every_weight_is_what_its_pointer_says(host: Any) -> None:
     git = f"git -c safe.directory={MODEL} -C {MODEL}"
     files = host.check_output(f"{git} lfs ls-files --name-only").splitlines()

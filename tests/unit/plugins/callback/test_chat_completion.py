@@ -37,7 +37,7 @@ DEPLOY = """
         fastchat_endpoint:
           url: "{{ url }}"
           model: vicuna
-          revision: 3321f76e3f527bd14065daf69dad9344000a201d
+          revision: "{{ revision | default('3321f76e3f527bd14065daf69dad9344000a201d') }}"
           api_key_file: "{{ key_file | default('') }}"
           ca_path: "{{ ca | default('') }}"
           validate_certs: "{{ validate | default(true) }}"
@@ -206,6 +206,75 @@ def bad_fleet(world):
     )
 
 
+def compared(world):
+    """A second run over some of the hosts of the first, which another revision has come to."""
+    good = world.good()
+    reports = world.directory / "reports"
+    reports.mkdir()
+    entry = {"model": "vicuna", "release": "0" * 12, "image": "sha256:" + "a" * 64, "verdict": "ok"}
+    old = "e7a9cc9a1b527bd14065daf69dad9344000a201d"
+    last = {
+        "endpoints": [{**entry, "host": "changed", "revision": old}, {**entry, "host": "removed", "revision": old}],
+        "earlier": [{**entry, "host": "limited", "revision": old}],
+    }
+    (reports / "chat_completion.json").write_text(json.dumps(last))
+    hosts = {
+        "changed": {"script": [good]},
+        "added": {"script": [good]},
+        "limited": {"script": [good]},
+        "broken": {"fails_early": True, "ask": False},
+    }
+    release = {"id": "1" * 12, "image_ids": {"worker": "sha256:" + "b" * 64}}
+    record = {"schema": 1, "current": "1" * 12, "pending": None, "good": [], "releases": {"1" * 12: release}}
+    (world.directory / "release.json").write_text(json.dumps(record))
+    early = (
+        FAIL.replace("fails |", "fails_early |")
+        + f"""
+    - vicuna.fleet.release:
+        state: query
+        state_dir: {world.directory}
+"""
+    )
+    return world.run(early + DEPLOY + ASK, hosts, "--limit", "changed,added,broken")
+
+
+def foreign_report(world):
+    (world.directory / "reports").mkdir()
+    (world.directory / "reports" / "chat_completion.json").write_text('{"hosts": []}')
+    return world.run(DEPLOY + ASK, {"host": {"script": [world.good()]}})
+
+
+def status_play(world, *, unwell, stdout="default"):
+    """A fleet's status, whose last task fails where the fleet is not healthy, as playbooks/status.yml has it."""
+    serving = {"drift": {"files": []}, "unwell": [], "problems": []}
+    hosts = {
+        "healthy": {"a": {"serving": serving}},
+        "degraded": {"a": {"serving": serving}, "b": {"unreachable": True}},
+        "down": {"b": {"unreachable": True}},
+    }[unwell]
+    tasks = f"""
+    - vicuna.fleet.fleet_status:
+        hosts: {json.dumps(hosts)}
+        json: reports/status.json
+      register: fleet
+    - ansible.builtin.fail:
+      when: fleet.exit_code > 0
+"""
+    return world.run(tasks, {"host": {}}, env={"ANSIBLE_STDOUT_CALLBACK": stdout})
+
+
+def status_healthy(world):
+    return status_play(world, unwell="healthy")
+
+
+def status_degraded(world):
+    return status_play(world, unwell="degraded")
+
+
+def status_down(world):
+    return status_play(world, unwell="down", stdout="ansible.posix.json")
+
+
 def failed_play(world):
     hosts = {
         "fine": {"script": [world.good()]},
@@ -304,6 +373,11 @@ def json_output(world):
 SCENARIOS = [
     good_fleet,
     bad_fleet,
+    compared,
+    foreign_report,
+    status_healthy,
+    status_degraded,
+    status_down,
     failed_play,
     forgiven_failure,
     never_asked,
@@ -381,6 +455,8 @@ class TestGoodFleet:
             "url": run.endpoints["host1"].url,
             "model": "vicuna",
             "revision": "3321f76e3f527bd14065daf69dad9344000a201d",
+            "release": None,
+            "image": None,
             "asked_by_play": True,
             "verdict": "ok",
             "usage": {"prompt_tokens": 72, "completion_tokens": 3, "total_tokens": 75},
@@ -451,6 +527,64 @@ class TestBadFleet:
     def test_no_answers_when_they_are_not_wanted(self, run):
         assert "Asked: " not in run.out
         assert run.entries["fine"]["content"] == "1, 5 and 8."
+
+
+class TestComparison:
+    @pytest.fixture
+    def run(self, result_of):
+        return result_of(compared)
+
+    def test_changes(self, run):
+        assert run.code == 2, run.out + run.err
+        assert [line for line in run.out.splitlines() if line.startswith("since the last report: ")] == [
+            "since the last report: added is new",
+            "since the last report: changed: release 000000000000 -> 111111111111",
+            "since the last report: changed: revision e7a9cc9a1b52 -> 3321f76e3f52",
+            "since the last report: changed: image aaaaaaaaaaaa -> bbbbbbbbbbbb",
+            "since the last report: removed is gone",
+        ]
+        assert [(one["host"], one["what"]) for one in run.report["changes"]] == [
+            ("added", "new"),
+            ("changed", "release"),
+            ("changed", "revision"),
+            ("changed", "image"),
+            ("removed", "gone"),
+        ]
+
+    def test_hosts_outside_of_the_run_keep_their_entry(self, run):
+        assert [entry["host"] for entry in run.report["earlier"]] == ["limited"]
+
+    def test_the_first_report_has_nothing_to_compare_with(self, result_of):
+        run = result_of(good_fleet)
+        assert run.report["changes"] == run.report["earlier"] == []
+        assert "last report" not in run.out
+
+    def test_a_foreign_report_is_said_in_one_line(self, result_of):
+        run = result_of(foreign_report)
+        assert run.code == 0, run.out + run.err
+        lines = [line for line in run.out.splitlines() if "last report" in line]
+        assert len(lines) == 1
+        assert "none of this plugin's" in lines[0]
+        assert run.report["ok"] is True
+
+
+class TestFleetStatus:
+    """The exit code of a fleet's status is the fleet's, and not that of the task which fails for it."""
+
+    @pytest.mark.parametrize(
+        ("scenario", "code"),
+        [(status_healthy, 0), (status_degraded, 1), (status_down, 2)],
+        ids=["healthy", "degraded", "down"],
+    )
+    def test_exit_code(self, result_of, scenario, code):
+        run = result_of(scenario)
+        assert run.code == code, run.out + run.err
+        assert not run.report_path.exists()
+        report = json.loads((run.directory / "reports" / "status.json").read_text())
+        assert report["exit_code"] == code
+
+    def test_json_stays_json(self, result_of):
+        assert json.loads(result_of(status_down).out)["stats"]["host"]["failures"] == 1
 
 
 class TestFailedRuns:
@@ -541,6 +675,7 @@ def test_an_older_report_does_not_outlive_a_run_that_could_not_ask(result_of):
     assert report["ok"] is False
     assert "requests" in report["error"]
     assert report["endpoints"] == []
+    assert report["changes"] == []
 
 
 def test_json_on_stdout_stays_json(result_of):

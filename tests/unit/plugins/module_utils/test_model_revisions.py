@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -137,3 +138,36 @@ def test_a_docker_that_fails(tmp_path: Path) -> None:
         assert revisions.container_sources(str(docker), os.environ) is None
     docker.write_text("#!/bin/sh\nexec sleep 5\n")
     assert revisions.container_sources(str(docker), os.environ, timeout=1) is None
+
+
+def test_the_models_that_releases_need(tmp_path: Path) -> None:
+    link = tmp_path / "x"
+    names = [digit * 12 for digit in "01234"]
+    directories = [tmp_path / f"x@{name}" for name in names]
+    for directory in directories:
+        directory.mkdir()
+    link.symlink_to(directories[2].name)
+    record = tmp_path / "release.json"
+    assert revisions.released(directories, record) == {}
+    releases = {
+        "current": {"model": {"path": str(directories[0])}},
+        "broken": {"model": {"path": str(directories[1])}},
+        "last": {"model": {"path": str(link)}},
+        "older": {"model": {"path": str(directories[3])}},
+    }
+    state = {"current": "current", "pending": "broken", "good": ["last", "older"], "releases": releases}
+    record.write_text(json.dumps(state))
+    found = revisions.released(directories, record)
+    assert list(found) == directories[:3], "what is in place, and where a broken release goes back to"
+    assert found[directories[2]] == f"release last of {record} serves it"
+    record.write_text(json.dumps({**state, "pending": None, "releases": {"current": {}, "last": {"model": None}}}))
+    assert revisions.released(directories, record) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"current": "x", "pending": null, "good": [], "releases": {}}'])
+def test_in_doubt_every_model_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    record = tmp_path / "release.json"
+    record.write_text(text)
+    monkeypatch.setattr(revisions, "RELEASES", record)
+    found = revisions.in_use([tmp_path], {"PATH": "/nonexistent"})
+    assert found == {tmp_path: f"{record} does not say which models the releases need"}

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import Store
 from ansible_collections.vicuna.fleet.plugins.modules import docker_engine_info
 
 CAPTURED = Path(__file__).parents[1] / "fixtures" / "docker"
+CERTIFICATES = Path(__file__).parents[1] / "fixtures" / "certificates"
 Run = Callable[..., dict[str, Any]]
 
 
@@ -23,6 +25,9 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     (tmp_path / "bin").mkdir()
     monkeypatch.setattr(docker_engine_info, "SNAPS", (str(tmp_path / "snap"),))
     monkeypatch.setattr(docker_engine_info, "INIT_PID_FILE", tmp_path / "docker-ssd.pid")
+    monkeypatch.setattr(docker_engine_info, "SYSTEMD", str(tmp_path / "systemd"))
+    store = Store("update-ca-certificates", str(tmp_path / "anchors"), str(tmp_path / "bundle.crt"))
+    monkeypatch.setattr(docker_engine_info, "STORES", (store,))
     monkeypatch.setattr(
         "ansible.module_utils.basic.AnsibleModule.get_bin_path",
         lambda _self, name, *_args, **_kwargs: str(path) if (path := tmp_path / "bin" / name).exists() else None,
@@ -93,3 +98,103 @@ def test_what_is_no_engine_is_not_asked(run: Run, tmp_path: Path, flavour: str) 
 def test_a_malformed_configuration(run: Run, tmp_path: Path) -> None:
     (tmp_path / "daemon.json").write_text("{,}", encoding="utf-8")
     assert run()["engine"]["config_error"].startswith("line 1, column 2")
+
+
+# --- what of the wanted the host does not have
+
+WANTED = {"options": {"registry-mirrors": ["http://hub:5000"]}, "defaults": {"live-restore": True}}
+
+
+def settled(tmp_path: Path, **keys: Any) -> None:
+    """A host that has what WANTED asks for, and a dockerd that likes it."""
+    config = {"registry-mirrors": ["http://hub:5000"], "live-restore": True, **keys}
+    (tmp_path / "daemon.json").write_text(json.dumps(config), encoding="utf-8")
+    program(tmp_path, "dockerd", "exit 0")
+
+
+def test_nothing_is_judged_that_was_not_asked_for(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "daemon.json").write_text("{,}", encoding="utf-8")
+    assert run()["engine"]["pending"] == []
+
+
+def test_a_configuration_that_holds(run: Run, tmp_path: Path) -> None:
+    settled(tmp_path, debug=True)
+    assert run(**WANTED)["engine"]["pending"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "{,}", '{"registry-mirrors": ["http://other:5000"], "live-restore": true}', '{"live-restore": true}'],
+)
+def test_a_configuration_that_a_person_has_edited(run: Run, tmp_path: Path, text: str) -> None:
+    settled(tmp_path)
+    (tmp_path / "daemon.json").write_text(text, encoding="utf-8")
+    assert run(**WANTED)["engine"]["pending"] == ["config"]
+
+
+def test_a_configuration_that_is_gone(run: Run) -> None:
+    assert run(**WANTED)["engine"]["pending"] == ["config"]
+
+
+def test_a_default_that_a_person_has_decided_otherwise(run: Run, tmp_path: Path) -> None:
+    settled(tmp_path, **{"live-restore": False})
+    assert run(**WANTED)["engine"]["pending"] == []
+
+
+def test_a_configuration_that_dockerd_refuses(run: Run, tmp_path: Path) -> None:
+    settled(tmp_path, bogus=1)
+    program(tmp_path, "dockerd", "echo 'unable to configure: bogus' >&2; exit 1")
+    assert run(**WANTED)["engine"]["pending"] == ["config"]
+
+
+def test_a_dockerd_that_cannot_judge(run: Run, tmp_path: Path) -> None:
+    settled(tmp_path)
+    program(tmp_path, "dockerd", "echo 'unknown flag: --validate' >&2; exit 125")
+    assert run(**WANTED)["engine"]["pending"] == []
+
+
+def test_a_password_that_others_may_read(run: Run, tmp_path: Path) -> None:
+    settled(tmp_path, proxies={"http-proxy": "http://me:secret@proxy:3128"})
+    (tmp_path / "daemon.json").chmod(0o644)
+    assert run(**WANTED)["engine"]["pending"] == ["config"]
+    (tmp_path / "daemon.json").chmod(0o600)
+    assert run(**WANTED)["engine"]["pending"] == []
+
+
+def test_a_member_of_a_swarm_goes_without_live_restore(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "daemon.json").write_text('{"registry-mirrors": ["http://hub:5000"]}', encoding="utf-8")
+    assert run(**WANTED)["engine"]["pending"] == ["config"]
+    info = json.loads((CAPTURED / "info_debian13.json").read_text(encoding="utf-8"))
+    (tmp_path / "info.json").write_text(json.dumps({**info, "Swarm": {"LocalNodeState": "active"}}), encoding="utf-8")
+    program(tmp_path, "docker", f"cat {tmp_path}/info.json")
+    assert run(**WANTED)["engine"]["pending"] == []
+
+
+def test_certificates(run: Run, tmp_path: Path) -> None:
+    first, second = ((CERTIFICATES / f"{name}.pem").read_text(encoding="utf-8") for name in ("first", "second"))
+    assert run(certificates={"first.pem": first})["engine"]["pending"] == ["certificates"]
+    (tmp_path / "bundle.crt").write_text(first, encoding="utf-8")
+    assert run(certificates={"first.pem": first})["engine"]["pending"] == []
+    assert run(certificates={"first.pem": first, "second.pem": second})["engine"]["pending"] == ["certificates"]
+    assert run(certificates={"first.pem": "no certificate"})["engine"]["pending"] == ["certificates"]
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "pending"),
+    [
+        ("active", "enabled", []),
+        ("inactive", "enabled", ["service"]),
+        ("active", "disabled", ["service"]),
+        ("failed", "masked", ["service"]),
+        ("inactive", "", ["service"]),
+    ],
+)
+def test_service(run: Run, tmp_path: Path, active: str, enabled: str, pending: list[str]) -> None:
+    (tmp_path / "systemd").mkdir()
+    program(tmp_path, "systemctl", f"[ $3 = docker ] && printf 'ActiveState={active}\nUnitFileState={enabled}\n'")
+    assert run(service="docker")["engine"]["pending"] == pending
+
+
+def test_a_service_without_systemd_is_left_to_the_module(run: Run, tmp_path: Path) -> None:
+    program(tmp_path, "systemctl", "exit 1")
+    assert run(service="docker")["engine"]["pending"] == ["service"]

@@ -254,6 +254,26 @@ def test_environment_wins_over_the_file(api: FakeApi, environment: dict[str, str
     assert "sk-mine" not in api.seen_processes
 
 
+@pytest.mark.parametrize(
+    ("line", "given", "asked"),
+    [
+        ("MODEL_NAMES=mine,other", {}, "mine"),
+        ("MODEL_NAMES=$(exit)", {}, "$(exit)"),
+        ("MODEL_PATH=/m", {}, "vicuna"),
+        ("MODEL_NAMES=mine", {"VICUNA_MODEL": "yours"}, "yours"),
+    ],
+)
+def test_the_releases_own_settings_name_the_model(
+    api: FakeApi, environment: dict[str, str], line: str, given: dict[str, str], asked: str
+) -> None:
+    settings = Path(environment["VICUNA_CLIENT_ENV"])
+    settings.write_text(f"VICUNA_URL={api.url}\nVICUNA_API_KEY={KEY}\n")
+    (settings.parent / ".env").write_text(f"# made by a test\n{line}\n")
+    api.replies = [(200, completion(model=asked))]
+    assert run({**environment, **given}, CALL).returncode == 0
+    assert api.requests[0]["model"] == asked
+
+
 def test_no_key_sends_no_header(api: FakeApi, environment: dict[str, str]) -> None:
     api.replies = [(200, completion())]
     assert run({**environment, "VICUNA_API_KEY": ""}, CALL).returncode == 0

@@ -328,6 +328,35 @@ def decide(system: str, changes: dict[str, Any], variables: dict[str, Any], want
     return {key: templar.template(trust_as_template(source)) for key, source in sources.items()}
 
 
+HELD = {"driver.held": ["libcuda1"], "nouveau.blacklisted": True}
+CONVERGED: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "as it should be": ({}, {}, True),
+    "adopted": ({"nouveau.blacklisted": False, "driver.held": []}, {"nvidia_driver_state": "adopt"}, True),
+    "no GPU": ({"present": False, "driver": BARE["driver"], "devices": []}, {}, True),
+    "not held": ({"driver.held": []}, {}, False),
+    "not held, and not to be": ({"driver.held": []}, {"nvidia_driver_hold": False}, True),
+    "nouveau may come": ({"nouveau.blacklisted": False}, {}, False),
+    "out of range": ({}, {"nvidia_driver_minimum_version": "999"}, False),
+    "not answering": ({"driver.answers": False}, {}, False),
+    "another module in the kernel": ({"driver.version": "570.100", "driver.matches": False}, {}, False),
+    "a GPU that the driver does not list": ({"unlisted": ["0000:01:00.0"]}, {}, False),
+    "a service that does not run": ({"persistence.daemon": "inactive"}, {}, False),
+    "Fabric Manager of another version": (
+        {"fabric_manager.required": True, "fabric_manager.state": "active"},
+        {},
+        False,
+    ),
+    "to be removed": ({}, {"nvidia_driver_state": "absent"}, False),
+}
+
+
+@pytest.mark.parametrize("name", CONVERGED)
+def test_the_look_is_the_only_task_where_all_is_well(name: str) -> None:
+    changes, variables, converged = CONVERGED[name]
+    found = decide("Ubuntu 24.04", {**LOADED, **HELD, **changes}, variables, ["converged"])
+    assert found["converged"] is converged
+
+
 @pytest.fixture(scope="module")
 def decided() -> dict[str, dict[str, Any]]:
     return {name: decide(*case) for name, case in CASES.items()}

@@ -1,0 +1,439 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host runs and what it ran before: the record of its releases, and a copy of each one's files.
+
+Everything is written in an order that a kill at any moment leaves readable: the copy, then the record, then the files
+that the services read; each of them beside its place, and moved there in one step.
+
+Private to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import stat
+import typing as t
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+SCHEMA = 1
+DIGITS = 12
+TEMPORARY = ".vicuna-release"
+
+State = dict[str, t.Any]
+
+
+class ReleaseError(Exception):
+    """Says what was found, what was expected, and what mends it."""
+
+    def __init__(self, found: str, expected: str, remedy: str) -> None:
+        super().__init__(f"{found} Expected: {expected} {remedy}")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a release. A relative path is one inside the compose project."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    # Credentials: shown to nobody, no part of what makes a release another one, and not taken back by a rollback.
+    secret: bool = False
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def entry(self) -> dict[str, t.Any]:
+        return {
+            "path": self.path,
+            "mode": f"{self.mode:04o}",
+            "owner": self.owner,
+            "group": self.group,
+            "secret": self.secret,
+            "sha256": self.sha256,
+        }
+
+
+# --- what makes a release ----------------------------------------------------------------------------------------
+
+
+def settings_hash(files: t.Iterable[File]) -> str:
+    """One hash over all files but the credentials."""
+    entries = sorted((file.entry() for file in files if not file.secret), key=lambda entry: str(entry["path"]))
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def release_id(files: t.Iterable[File], images: t.Mapping[str, str], commit: str) -> str:
+    """The same files, images and model have the same name on every host."""
+    parts = [settings_hash(files), dict(images), commit]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+# --- the record --------------------------------------------------------------------------------------------------
+
+
+def empty() -> State:
+    return {"schema": SCHEMA, "current": None, "pending": None, "good": [], "releases": {}}
+
+
+def load(text: str, path: str) -> State:
+    """The record; refuses one that cannot be understood, so that it is never replaced by a guess."""
+    remedy = (
+        f"Nothing was changed. Put a backup of {path} back; or move it away and run again: the host then begins a new "
+        "record, and cannot be rolled back to earlier releases."
+    )
+    expected = f"a record of releases, schema {SCHEMA}."
+    try:
+        state = json.loads(text)
+    except ValueError as error:
+        raise ReleaseError(f"{path} is no JSON ({error}).", expected, remedy) from None
+    if isinstance(state, dict) and isinstance(state.get("schema"), int) and state["schema"] > SCHEMA:
+        raise ReleaseError(
+            f"{path} has schema {state['schema']}.", expected, "Nothing was changed. Update the collection."
+        )
+    problem = _problem(state)
+    if problem:
+        raise ReleaseError(f"{path} {problem}.", expected, remedy)
+    return dict(state)
+
+
+def _problem(state: t.Any) -> str:
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        return "is no record of releases"
+    releases = state.get("releases")
+    if not isinstance(releases, dict) or not all(isinstance(item, dict) for item in releases.values()):
+        return "holds no releases"
+    if not all(_is_id(name) and item.get("id") == name for name, item in releases.items()):
+        return "holds a release under another one's name"
+    good = state.get("good")
+    if not isinstance(good, list) or not all(isinstance(name, str) and name in releases for name in good):
+        return "calls a release good that it does not hold"
+    for key in ("current", "pending"):
+        if key not in state or not (state[key] is None or (isinstance(state[key], str) and state[key] in releases)):
+            return f"has a {key} release that it does not hold"
+    return ""
+
+
+def _is_id(name: str) -> bool:
+    # It becomes the name of a directory that is removed some day.
+    return len(name) == DIGITS and all(digit in "0123456789abcdef" for digit in name)
+
+
+def dump(state: State) -> str:
+    return json.dumps(state, indent=2, sort_keys=True) + "\n"
+
+
+def deployed(state: State) -> str:
+    """The release whose files are in place, or were about to be put there."""
+    return str(state["pending"] or state["current"] or "")
+
+
+def previous(state: State, than: str) -> str:
+    """The newest good release but one; empty where there is none."""
+    return next((str(name) for name in state["good"] if name != than), "")
+
+
+def last_rate(state: State, name: str) -> float | None:
+    """The newest figure that the host has reached: that of the release itself, else of the last good one."""
+    for item in ([name] if name in state["good"] else []) + state["good"]:
+        rate = state["releases"][item].get("tokens_per_second")
+        if rate:
+            return float(rate)
+    return None
+
+
+def _copy(state: State) -> State:
+    return {
+        **state,
+        "good": list(state["good"]),
+        "releases": {name: dict(item) for name, item in state["releases"].items()},
+    }
+
+
+def pend(state: State, record: t.Mapping[str, t.Any], touched: bool, now: str) -> State:
+    """A release is put in place. Where it is the current one and nothing is touched, there is nothing to prove."""
+    name = str(record["id"])
+    after = _copy(state)
+    known = after["releases"].get(name, {"created": now, "verified": None, "tokens_per_second": None})
+    after["releases"][name] = {
+        **known,
+        **record,
+        "image_ids": record.get("image_ids") or known.get("image_ids") or {},
+        "failed": None,
+        "reason": "",
+    }
+    if state["current"] == name and state["pending"] is None and not touched:
+        return after
+    after["pending"] = name
+    return after
+
+
+def verify(state: State, rate: float | None, now: str) -> State:
+    after = _copy(state)
+    name = state["pending"]
+    if name is None:
+        return after
+    after.update(current=name, pending=None, good=[name, *(item for item in state["good"] if item != name)])
+    record = after["releases"][name]
+    record.update(verified=now, failed=None, reason="")
+    if rate:
+        record["tokens_per_second"] = rate
+    return after
+
+
+def fail(state: State, reason: str, now: str) -> State:
+    """It stays pending: its files are in place until something else is."""
+    after = _copy(state)
+    record = after["releases"].get(state["pending"], {})
+    if record and not (record.get("failed") and record.get("reason", "") == reason):
+        record.update(failed=now, reason=reason)
+    return after
+
+
+def target(state: State, wanted: str) -> str:
+    """The release to go back to."""
+    known = ", ".join(state["good"]) or "none"
+    if wanted:
+        if wanted in state["good"]:
+            return wanted
+        raise ReleaseError(
+            f"This host has no good release {wanted}.",
+            f"one of those that gave a verified answer here: {known}.",
+            "Nothing was changed. Set fastchat_rollback_to to one of them, or leave it empty.",
+        )
+    found = previous(state, deployed(state))
+    if found:
+        return found
+    raise ReleaseError(
+        f"This host has no good release but the one in place ({deployed(state) or 'none'}).",
+        f"an earlier one that gave a verified answer (good: {known}).",
+        "Nothing was changed. Deploy the wanted model and images with the playbook site.",
+    )
+
+
+def prune(state: State, keep: int) -> State:
+    """The newest good ones stay, what is in place, and the last that failed."""
+    after = _copy(state)
+    after["good"] = after["good"][: max(keep, 1)]
+    failed = sorted((str(item["failed"]), name) for name, item in after["releases"].items() if item.get("failed"))
+    staying = {after["current"], after["pending"], *after["good"], *(name for _when, name in failed[-1:])}
+    after["releases"] = {name: item for name, item in after["releases"].items() if name in staying}
+    return after
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def place(path: str, directory: Path) -> Path:
+    """Where a file of a release lies."""
+    if not path or path != os.path.normpath(path) or path.startswith("../") or path in (".", ".."):
+        raise ReleaseError(
+            f"A release has the file {path!r}.", "an absolute path, or one inside the project.", "Correct the path."
+        )
+    return directory / path
+
+
+def user_id(name: str) -> int:
+    return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+
+
+def group_id(name: str) -> int:
+    return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+
+
+def difference(path: Path, file: File) -> list[str]:
+    """In what a file on the host differs from a release's: absent, type, content, mode, owner, group."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return ["absent"]
+    if not stat.S_ISREG(status.st_mode):
+        return ["type"]
+    found = []
+    if status.st_size != len(file.content) or path.read_bytes() != file.content:
+        found.append("content")
+    if stat.S_IMODE(status.st_mode) != file.mode:
+        found.append("mode")
+    if status.st_uid != user_id(file.owner):
+        found.append("owner")
+    if status.st_gid != group_id(file.group):
+        found.append("group")
+    return found
+
+
+def put(path: Path, content: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
+    """Write a file in one step. The name beside it is always the same: what a kill leaves is used again."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchmod(descriptor, 0o600)
+        stream.write(content)
+        stream.flush()
+        if uid is not None and gid is not None:
+            os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """A loss of power must not bring a name back that was replaced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- the copy of a release's files -------------------------------------------------------------------------------
+
+
+class Snapshots:
+    """Copies of releases' files, one directory each; nobody but root may read them, for credentials are in them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directory(self, name: str) -> Path:
+        return self.root / name
+
+    def _copy_of(self, name: str, path: str) -> Path:
+        inner = Path("host", path.lstrip("/")) if path.startswith("/") else Path("project", path)
+        return self.directory(name) / inner
+
+    def manifest(self, name: str) -> list[dict[str, t.Any]] | None:
+        """The files of a release, without their contents; None where there is no whole copy."""
+        try:
+            entries = json.loads((self.directory(name) / "manifest.json").read_text(encoding="utf-8"))["files"]
+            return [dict(entry) for entry in entries if isinstance(entry["path"], str)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def holds(self, name: str, files: t.Sequence[File]) -> bool:
+        entries = self.manifest(name)
+        if entries != [file.entry() for file in files]:
+            return False
+        return all(self._bytes(name, file.path) == file.content for file in files)
+
+    def _bytes(self, name: str, path: str) -> bytes | None:
+        try:
+            return self._copy_of(name, path).read_bytes()
+        except OSError:
+            return None
+
+    def save(self, name: str, files: t.Sequence[File]) -> None:
+        """The list of the files comes last: a copy that is not whole has none, or one whose hashes do not fit."""
+        top = self.directory(name)
+        for file in files:
+            copy = self._copy_of(name, file.path)
+            self._make(copy.parent)
+            if self._bytes(name, file.path) != file.content:
+                put(copy, file.content, 0o600)
+        self._make(top)
+        entries = {"files": [file.entry() for file in files]}
+        put(top / "manifest.json", (json.dumps(entries, indent=2) + "\n").encode(), 0o600)
+
+    def _make(self, directory: Path) -> None:
+        missing = []
+        while directory != self.root.parent and not directory.is_dir():
+            missing.append(directory)
+            directory = directory.parent
+        for path in reversed(missing):
+            path.mkdir(mode=0o700)
+            sync(path.parent)
+
+    def restore(self, name: str) -> list[File]:
+        """The files of a release as they were; refuses a copy that is damaged."""
+        entries = self.manifest(name)
+        damaged = []
+        files = []
+        for entry in entries or []:
+            content = self._bytes(name, str(entry["path"]))
+            if content is None or hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+                damaged.append(str(entry["path"]))
+                continue
+            files.append(
+                File(
+                    str(entry["path"]),
+                    content,
+                    int(str(entry["mode"]), 8),
+                    str(entry["owner"]),
+                    str(entry["group"]),
+                    bool(entry["secret"]),
+                )
+            )
+        if entries is None or damaged:
+            what = ", ".join(damaged) or "no list of its files"
+            raise ReleaseError(
+                f"The copy of release {name} in {self.directory(name)} is damaged ({what}).",
+                "every file as its list says.",
+                "Nothing was changed. Deploy the wanted model and images with the playbook site.",
+            )
+        return files
+
+    def names(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(item.name for item in os.scandir(self.root) if _is_id(item.name))
+        return []
+
+    def drop(self, name: str) -> None:
+        shutil.rmtree(self.directory(name), ignore_errors=True)
+
+
+def keep_secrets(files: t.Iterable[File], directory: Path) -> list[File]:
+    """A rollback's files: credentials stay as they are now, for a key may have been revoked since."""
+    kept = []
+    for file in files:
+        if file.secret:
+            with contextlib.suppress(OSError):
+                file = replace(file, content=place(file.path, directory).read_bytes())  # noqa: PLW2901 - the same file as it is now
+        kept.append(file)
+    return kept
+
+
+# --- what runs ---------------------------------------------------------------------------------------------------
+
+
+def parse_hashes(text: str) -> dict[str, str]:
+    """``docker compose config --hash '*'``: a service and its hash on each line."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def parse_containers(text: str) -> list[dict[str, str]]:
+    """Lines of ``docker ps`` in the module's format: service, hash, image, one-off, state; parted by tabs."""
+    keys = ("service", "hash", "image", "oneoff", "state")
+    rows = (line.split("\t") for line in text.splitlines())
+    return [dict(zip(keys, row)) for row in rows if len(row) == len(keys)]
+
+
+def as_configured(
+    hashes: t.Mapping[str, str], containers: t.Iterable[t.Mapping[str, str]], image_ids: t.Iterable[str]
+) -> bool:
+    """Whether every service runs in one container, made of the configuration and the images as they are now.
+
+    Says no in doubt: compose then looks itself, and changes nothing if nothing differs.
+    """
+    own = [item for item in containers if item["oneoff"].lower() != "true"]
+    ids = set(image_ids)
+    return (
+        bool(hashes)
+        and sorted(item["service"] for item in own) == sorted(hashes)
+        and all(
+            item["state"] == "running" and item["hash"] == hashes[item["service"]] and item["image"] in ids
+            for item in own
+        )
+    )

@@ -1,0 +1,242 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge's /health, and what it makes of FastChat's answers. A real HAProxy before fakes of FastChat's services."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Observation, diagnose
+
+ROLE = Path(__file__).resolve().parents[4] / "roles" / "fastchat"
+HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(HAPROXY is None, reason="no haproxy on this machine: install the package haproxy")
+KEY = "edge-key-0123456789"
+# As FastChat 0.2.36 says it.
+NO_WORKER = '{"object":"error","message":"Only  allowed now, your model vicuna","code":40301}'
+OTHER_NAME = '{"object":"error","message":"Only vicuna allowed now, your model gpt-4","code":40301}'
+# A name that is asked for may say what it likes.
+TRICK = '{"object":"error","message":"Only vicuna allowed now, your model Only  allowed now","code":40301}'
+OVERLONG = '{"object":"error","message":"This model\'s maximum context length is 4096 tokens.","code":40303}'
+
+
+class FakeService:
+    """A fake of one of FastChat's services: (status, type, body) by method and path; `hung` says nothing at all."""
+
+    def __init__(self, **answers: tuple[int, str, str]) -> None:
+        self.answers, self.hung, self.asked = answers, False, [""]
+        self.delay = 0.0
+        fake = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fake.asked.append(f"{self.command} {self.path}")
+                while fake.hung:
+                    time.sleep(0.1)
+                time.sleep(fake.delay)
+                name = self.path.strip("/").replace("/", "_")
+                status, kind, body = fake.answers.get(name, (404, "application/json", '{"detail":"Not Found"}'))
+                if self.command == "GET" and name in ("list_models", "worker_get_status"):
+                    status = 405
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_POST = do_GET
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_args: Any) -> None:
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.hung = False
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Edge:
+    def __init__(self, folder: Path) -> None:
+        json_type = "application/json"
+        self.controller = FakeService(list_models=(200, json_type, '{"models":["vicuna"]}'))
+        self.worker = FakeService(
+            worker_get_status=(200, json_type, '{"model_names":["vicuna"],"speed":1,"queue_length":0}')
+        )
+        self.api = FakeService(v1_chat_completions=(200, json_type, '{"object":"chat.completion"}'))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        (folder / "keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n", encoding="utf-8")
+        (folder / "models.json").write_text("{}", encoding="utf-8")
+        (folder / "haproxy.cfg").write_text(self.configuration(folder), encoding="utf-8")
+        self.log = (folder / "log").open("wb")
+        command = [str(HAPROXY), "-db", "-f", str(folder / "haproxy.cfg")]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+        self.until(200)
+
+    def configuration(self, folder: Path) -> str:
+        loader = DataLoader()
+        parts = [
+            loader.load_from_file(str(ROLE / part / "main.yml"), trusted_as_template=True)
+            for part in ("defaults", "vars")
+        ]
+        known = {"ansible_managed": "Ansible managed", "role_path": str(ROLE)}
+        text = (ROLE / "templates/edge/haproxy.cfg.j2").read_text(encoding="utf-8")
+        text = str(
+            Templar(loader=loader, variables={**parts[0], **parts[1], **known}).template(trust_as_template(text))
+        )
+        # The names of the compose network, here on loopback and without its name server.
+        text = re.sub(r"(?ms)^resolvers docker\n.*?\n\n", "", text).replace(" resolvers docker", "")
+        text = text.replace("controller:21001", f"127.0.0.1:{self.controller.port}")
+        text = text.replace("model-worker:21002", f"127.0.0.1:{self.worker.port}")
+        text = text.replace("api-server:8000", f"127.0.0.1:{self.api.port}")
+        return text.replace("bind :8000", f"bind 127.0.0.1:{self.port}").replace("/etc/vicuna/", f"{folder}/")
+
+    def ask(
+        self, method: str = "POST", path: str = "/v1/chat/completions", key: str | None = KEY
+    ) -> tuple[int, Any, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            connection.request(method, path, "{}" if method == "POST" else None, headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+            return response.status, json.loads(text) if text.startswith("{") else text, response.headers
+        finally:
+            connection.close()
+
+    def health(self) -> tuple[int, Any]:
+        try:
+            return self.ask("GET", "/health", None)[:2]
+        except OSError:
+            return 0, None
+
+    def until(self, status: int, seconds: float = 10.0) -> float:
+        begun = time.monotonic()
+        while self.health()[0] != status:
+            assert time.monotonic() - begun < seconds, f"no {status} within {seconds} s: {self.health()}"
+            time.sleep(0.05)
+        return time.monotonic() - begun
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.log.close()
+        for service in (self.controller, self.worker, self.api):
+            service.close()
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    running = Edge(tmp_path_factory.mktemp("edge"))
+    yield running
+    running.close()
+
+
+def test_health_needs_no_key_and_tells_nothing_else(edge: Edge) -> None:
+    # Past the first checks, so that what is seen was found out.
+    time.sleep(1.2)
+    assert edge.health() == (200, {"status": "ok"})
+    assert edge.ask("POST", "/health", None)[0] == 404
+    for path in ("/health/", "/health/x", "/HEALTH", "/v1/health"):
+        assert edge.ask("GET", path, None)[0] in (401, 404), path
+
+
+def test_the_checks_ask_what_costs_nothing(edge: Edge) -> None:
+    time.sleep(1.2)
+    asked = {*edge.controller.asked, *edge.worker.asked, *edge.api.asked}
+    assert {"POST /list_models", "POST /worker_get_status"} <= asked
+    assert not any("/v1/models" in one for one in asked)
+
+
+@pytest.mark.parametrize("service", ["controller", "worker", "api"])
+def test_a_hung_service_is_found(edge: Edge, service: str) -> None:
+    fake = getattr(edge, service)
+    fake.hung = True
+    # A gateway asks twice, 0.5 s apart, up to 1 s after that: 10 s in all.
+    assert edge.until(503) < 8.5
+    assert edge.health() == (503, {"status": "down"})
+    fake.hung = False
+    assert edge.until(200) < 4
+
+
+def test_a_controller_without_the_model_is_not_well(edge: Edge) -> None:
+    before = dict(edge.controller.answers)
+    edge.controller.answers["list_models"] = (200, "application/json", '{"models":["vicuna-13b"]}')
+    assert edge.until(503) < 4
+    edge.controller.answers.update(before)
+    assert edge.until(200) < 4
+
+
+def test_a_busy_worker_is_well(edge: Edge) -> None:
+    edge.worker.delay = 2.0
+    try:
+        end = time.monotonic() + 7
+        while time.monotonic() < end:
+            assert edge.health()[0] == 200
+            time.sleep(0.1)
+    finally:
+        edge.worker.delay = 0.0
+
+
+CASES = [
+    (400, "application/json", NO_WORKER, 503, 40301),
+    (500, "text/plain; charset=utf-8", "Internal Server Error", 503, 50006),
+    (400, "application/json", OTHER_NAME, 400, 40301),
+    (400, "application/json", TRICK, 400, 40301),
+    (400, "application/json", OVERLONG, 400, 40303),
+    (500, "application/json", '{"object":"error","message":"x","code":50001}', 500, 50001),
+    (200, "application/json", NO_WORKER, 200, 40301),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "body", "expected", "code"), CASES)
+def test_what_becomes_of_fastchats_answers(
+    edge: Edge, status: int, kind: str, body: str, expected: int, code: int
+) -> None:
+    edge.api.answers["v1_chat_completions"] = (status, kind, body)
+    got, answer, headers = edge.ask()
+    assert (got, answer["code"]) == (expected, code)
+    if expected == 503:
+        assert headers["Retry-After"] == "2"
+        assert answer["error"]["code"] == code and answer["error"]["type"] == "server_error"
+    else:
+        assert answer == json.loads(body)
+
+
+def test_the_diagnosis_still_knows_a_missing_worker(edge: Edge) -> None:
+    edge.api.answers["v1_chat_completions"] = (400, "application/json", NO_WORKER)
+    status, answer, _headers = edge.ask()
+    seen = Observation(url="http://h", model="vicuna", status=status, body=json.dumps(answer), key_sent=True)
+    assert diagnose(seen).code == "no_worker"

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The list of a release's files: nothing forgotten, and what holds a credential is marked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLE = Path(__file__).resolve().parents[4] / "roles/fastchat"
+VARS: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+FILES: list[dict[str, Any]] = VARS["__fastchat_project_files"]
+CREDENTIALS = re.compile(r"__fastchat_keys|fastchat_tls_certificate")
+
+
+def source(file: dict[str, Any]) -> Path | None:
+    found = re.search(r"'([^']+\.j2|vicuna-[a-z]+)'", file["content"])
+    if found is None:
+        return None
+    return ROLE / ("templates" if found[1].endswith(".j2") else "files") / found[1]
+
+
+def test_every_template_and_script_belongs_to_the_release() -> None:
+    listed = {path for file in FILES if (path := source(file))}
+    templates = {path for path in (ROLE / "templates").rglob("*.j2") if path.name != "pip.conf.j2"}
+    assert listed == templates | set((ROLE / "files").glob("vicuna-*"))
+
+
+def test_files_with_keys_are_secret_and_no_others() -> None:
+    for file in FILES:
+        path = source(file)
+        text = path.read_text() if path else file["content"]
+        # The compose file and the edge's configuration read them too: a hash of them, and whether there is one.
+        holds = bool(CREDENTIALS.search(text)) and file["path"] not in ("compose.yaml", "edge/haproxy.cfg")
+        assert file.get("secret", False) is holds, file["path"]
+        if holds:
+            assert file["mode"] in ("0600", "0640"), file["path"]
+    for name in ("__fastchat_certificate_files", "__fastchat_ca_files"):
+        assert "'secret': true" in VARS[name]
+        assert "'mode': '0640'" in VARS[name]
+
+
+def test_the_edge_starts_anew_when_a_file_of_its_changes() -> None:
+    """It reads them at its start only; its label is a hash of what they are made of."""
+    compose = (ROLE / "templates/compose.yaml.j2").read_text()
+    label = compose.split("vicuna.edge.config:")[1].split('}}"')[0]
+    sources = {"edge/haproxy.cfg": "edge/haproxy.cfg.j2", "edge/keys": "__fastchat_keys"}
+    sources["edge/models.json"] = "fastchat_model_names"
+    assert {file["path"] for file in FILES if file["path"].startswith("edge/")} == set(sources)
+    for part in [*sources.values(), "fastchat_tls_certificate"]:
+        assert part in label
