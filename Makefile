@@ -53,7 +53,8 @@ lint: venv
 unit: venv
 	@PATH=$$PATH:/usr/sbin sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq haproxy
 	@echo "Unit and contract tests"
-	@pytest --quiet --numprocesses=3 --dist=loadfile
+	@# A test that hangs fails with its stack; the slowest takes half a minute.
+	@pytest --quiet --numprocesses=3 --dist=loadfile --timeout=300
 
 molecule: venv
 	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"
