@@ -129,8 +129,9 @@ start_engine() {
   fi
   say "starting the sandbox's own Docker Engine (log: $STATE/log/dockerd.log)"
   # Nothing of the caller's stays open in the engine: a pipe behind `make demo` would otherwise never end.
+  # Its directory is not the checkout, which may be removed while it runs: what it starts would fail from then on.
   # shellcheck disable=SC2016 # expanded by the inner shell
-  "${SUDO[@]}" env PATH="$STATE/bin:$PATH:/usr/sbin:/sbin" setsid bash -c 'log=$1; shift; exec "$@" >"$log" 2>&1 </dev/null &' \
+  "${SUDO[@]}" env --chdir=/ PATH="$STATE/bin:$PATH:/usr/sbin:/sbin" setsid bash -c 'log=$1; shift; exec "$@" >"$log" 2>&1 </dev/null &' \
     start "$STATE/log/dockerd.log" "$STATE/bin/dockerd" \
     --host "unix://$RUN/docker.sock" --group "$(id -gn)" --data-root "$STATE/docker" --exec-root "$RUN/exec" \
     --pidfile "$RUN/docker.pid" --mtu "$mtu" --bip 10.201.0.1/24 --default-address-pool base=10.202.0.0/16,size=24
