@@ -12,7 +12,8 @@ VENV ?= .venv
 HOST ?= gpuless-a
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-export PYTHONDONTWRITEBYTECODE := 1
+# Ansible is started hundreds of times: without bytecode each start would compile all of it.
+unexport PYTHONDONTWRITEBYTECODE
 REQUIREMENTS := requirements.txt
 STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 # The engine that runs here, or the sandbox's own.

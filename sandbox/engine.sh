@@ -37,6 +37,9 @@ own_docker() { DOCKER_HOST="unix://$RUN/docker.sock" DOCKER_CONFIG="$STATE/confi
 own_engine() { [ -S "$RUN/docker.sock" ] && own_docker info >/dev/null 2>&1; }
 
 print_env() {
+  # For image builds in the sandbox: the inventory would have to start pip for each host.
+  local index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
+  [ -z "$index" ] || printf 'export PIP_INDEX_URL=%q\n' "$index"
   foreign_engine || printf 'export PATH=%q DOCKER_HOST=unix://%s/docker.sock DOCKER_CONFIG=%s/config\n' "$STATE/bin:$PATH" "$RUN" "$STATE"
 }
 

@@ -11,8 +11,11 @@ short_description: Ask every deployed chat endpoint once more, and decide on the
 version_added: 0.1.0
 author: The vicuna.fleet authors
 description:
-  - Notes each endpoint that the run deploys (a C(set_fact) of C(fastchat_endpoint), as the role
-    P(vicuna.fleet.fastchat#role) makes it), and whether M(vicuna.fleet.chat_completion) asked it afterwards.
+  - Notes each endpoint that the run deploys (a C(set_fact) of C(fastchat_endpoint) or C(gateway_endpoint), as the
+    roles P(vicuna.fleet.fastchat#role) and P(vicuna.fleet.gateway#role) make them), and whether
+    M(vicuna.fleet.chat_completion) asked it afterwards.
+  - A gateway whose C(gateway_keys) are given by their hashes alone can be asked by nobody here. It is listed, and
+    judged by no answer.
   - At the end of the playbook asks each of them once more, from the control node, and prints the fleet's table, a
     diagnosis of each host that failed, and the answers. Writes a JSON report.
   - Makes the run exit with V(3) when an answer is not a valid C(chat.completion), when there is none, when a deployed
@@ -39,8 +42,8 @@ options:
         (entries of hosts that this run did not deploy), and V(changes) since the last report, each with V(host),
         V(what), V(from) and V(to).
       - Each of V(endpoints) has V(host), V(url), V(model), V(revision), V(release), V(image), V(asked_by_play),
-        V(verdict) (V(ok), V(failed) or V(never asked)), V(latency_s), V(usage), V(content), V(violations), V(code),
-        V(cause), V(evidence) and V(remedy).
+        V(verdict) (V(ok), V(failed), V(never asked) or V(no key)), V(latency_s), V(usage), V(content), V(violations),
+        V(code), V(cause), V(evidence) and V(remedy).
     type: path
     default: reports/chat_completion.json
     ini:
@@ -147,11 +150,13 @@ else:
     REQUESTS_ERROR = None
 
 VIOLATED = 3
+WELL = ("ok", "no key")
 AT_ONCE = 32
 CONNECT_S = 10.0
 MODULE = "vicuna.fleet.chat_completion"
 SET_FACT = ("set_fact", "ansible.builtin.set_fact", "ansible.legacy.set_fact")
-FACT = "fastchat_endpoint"
+# The facts that hold an endpoint, and the variables with the keys that it accepts.
+KEYS = {"fastchat_endpoint": "fastchat_api_keys", "gateway_endpoint": "gateway_keys"}
 STATUS_MODULE = "vicuna.fleet.fleet_status"
 RELEASE_MODULE = "vicuna.fleet.release"
 # What a change between two reports is a change of.
@@ -165,7 +170,9 @@ class Endpoint:
     inventory_host: Any
     play: Any
     fact: dict[str, Any] | None  # None: set, and hidden by no_log
+    name: str  # of the fact
     asked_by_play: bool = False
+    keyless: bool = False  # only hashes of its keys are known
     seen: Observation | None = None
     payload: dict[str, Any] | None = None  # of a valid answer only
     diagnosis: Diagnosis | None = None
@@ -176,11 +183,17 @@ class Endpoint:
     def host(self) -> str:
         return str(self.inventory_host.get_name())
 
+    @property
+    def id(self) -> tuple[str, str]:
+        return self.host, self.name
+
     def text(self, key: str) -> str:
         return str((self.fact or {}).get(key) or "")
 
     @property
     def verdict(self) -> str:
+        if self.keyless:
+            return "no key"
         if self.payload is None:
             return "failed"
         return "ok" if self.asked_by_play else "never asked"
@@ -215,7 +228,7 @@ class Question:
     prompt: str
     max_tokens: int
     timeout: float
-    keys: dict[str, str] = field(default_factory=dict)  # host: key
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)  # host and fact: key
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -226,7 +239,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}  # host and fact
         self._play: Any = None
         self._releases: dict[str, tuple[str, str]] = {}  # host: release, and the worker's image
         self._status: int | None = None  # the exit code of the fleet's status, where one was taken
@@ -281,19 +294,21 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             return
         host = result.host.get_name()
         facts = result.result.get("ansible_facts") or {}
-        if FACT in facts:
+        for name in KEYS:
             # A later deployment wants a later question.
-            self._endpoints[host] = Endpoint(result.host, self._play, facts[FACT])
-        elif "censored" in result.result and FACT in task.args:
-            self._endpoints[host] = Endpoint(result.host, self._play, None)
+            if name in facts:
+                self._endpoints[host, name] = Endpoint(result.host, self._play, facts[name], name)
+            elif "censored" in result.result and name in task.args:
+                self._endpoints[host, name] = Endpoint(result.host, self._play, None, name)
 
     def _note_question(self, result: Any) -> None:
         # A host that was unreachable, or whose question was skipped, has not been asked.
         if result.is_skipped() or not self._is(result.task, MODULE):
             return
-        endpoint = self._endpoints.get(result.host.get_name())
-        if endpoint:
-            endpoint.asked_by_play = True
+        for name in KEYS:
+            endpoint = self._endpoints.get((result.host.get_name(), name))
+            if endpoint:
+                endpoint.asked_by_play = True
 
     @staticmethod
     def _is(task: Any, module: str) -> bool:
@@ -304,7 +319,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     # ------------------------------------------------------------------------------------------ the end of the run
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        endpoints = sorted(self._endpoints.values(), key=lambda endpoint: natural(endpoint.host))
+        endpoints = sorted(self._endpoints.values(), key=lambda endpoint: (endpoint.name, natural(endpoint.host)))
         self._endpoints = {}
         status, self._status = self._status, None
         if not endpoints and not self._result_error:
@@ -347,8 +362,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         ask_all(askable, question)
         for endpoint in endpoints:
             judge(endpoint)
-            endpoint.release, endpoint.image = self._releases.get(endpoint.host, ("", ""))
-        ok = all(endpoint.verdict == "ok" for endpoint in endpoints)
+            if endpoint.name == "fastchat_endpoint":
+                endpoint.release, endpoint.image = self._releases.get(endpoint.host, ("", ""))
+        ok = well(endpoints)
         report = self._report(endpoints, stats)
         self._print_table(endpoints)
         for line in self._compare(report):
@@ -365,7 +381,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         return Path(self.get_option("report"))
 
     def _report(self, endpoints: list[Endpoint], stats: Any, error: str = "") -> dict[str, Any]:
-        good = not error and all(endpoint.verdict == "ok" for endpoint in endpoints)
+        good = not error and well(endpoints)
         return {
             "ok": good and not stats.failures and not stats.dark,
             "error": error or None,
@@ -411,35 +427,44 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Finds the endpoint's key; False, with a diagnosis, where it cannot be asked at all."""
         try:
             if endpoint.fact is None:
-                endpoint.fact = self._variable(endpoint, FACT)
+                endpoint.fact = self._variable(endpoint, endpoint.name)
             fact = endpoint.fact
             if not isinstance(fact, dict) or not endpoint.text("url") or not endpoint.text("model"):
                 endpoint.fact = fact if isinstance(fact, dict) else {}
-                raise ValueError(f"{FACT} holds no url and model; the role fastchat sets both")
-            question.keys[endpoint.host] = self._key(endpoint)
+                raise ValueError(f"{endpoint.name} holds no url and model; the role sets both")
+            key = self._key(endpoint)
+            if key is None:
+                endpoint.keyless = True
+                return False
+            question.keys[endpoint.id] = key
         except (AnsibleError, OSError, ValueError) as error:
             endpoint.diagnosis = Diagnosis(
                 cause=f"the endpoint could not be asked: {one_line(str(error), 300)}",
                 evidence=[],
-                remedy=f"Correct {FACT} or fastchat_api_keys of this host, and run the playbook again.",
+                remedy=f"Correct {endpoint.name} or {KEYS[endpoint.name]} of this host, and run the playbook again.",
                 transient=False,
                 code="cannot_ask",
             )
             return False
         return True
 
-    def _key(self, endpoint: Endpoint) -> str:
-        """The endpoint's API key: the file on the control node where it names one, else the inventory's first key."""
+    def _key(self, endpoint: Endpoint) -> str | None:
+        """The endpoint's API key: the file on the control node where it names one, else the inventory's first key.
+
+        None where the inventory has only hashes of keys.
+        """
         path = endpoint.text("api_key_file")
         if path:
             for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines():
                 if line.strip() and not line.startswith("#"):
                     return line.strip()
             raise ValueError(f"the key file {path} is empty")
-        keys = self._variable(endpoint, "fastchat_api_keys") or []
+        keys = self._variable(endpoint, KEYS[endpoint.name]) or []
         if isinstance(keys, str) or not hasattr(keys, "__iter__"):
-            raise ValueError("fastchat_api_keys is no list")
-        return next((str(key).strip() for key in keys if str(key).strip()), "")
+            raise ValueError(f"{KEYS[endpoint.name]} is no list")
+        plain = [key.get("key") or "" if isinstance(key, dict) else key for key in keys]
+        found = next((str(key).strip() for key in plain if str(key).strip()), "")
+        return found if found or not any(isinstance(key, dict) for key in keys) else None
 
     @staticmethod
     def _variable(endpoint: Endpoint, name: str) -> Any:
@@ -477,7 +502,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._print()
         self._print(first)
         for row, line in zip(rows, lines):
-            self._print(line, C.COLOR_OK if row[-1] == "ok" else C.COLOR_ERROR)
+            self._print(line, C.COLOR_OK if row[-1] in WELL else C.COLOR_ERROR)
 
     def _print_failures(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -502,6 +527,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._print()
 
 
+def well(endpoints: list[Endpoint]) -> bool:
+    return all(endpoint.verdict in WELL for endpoint in endpoints)
+
+
 # ---------------------------------------------------------------------------------------------- asking
 
 
@@ -509,7 +538,7 @@ def ask_all(endpoints: list[Endpoint], question: Question) -> None:
     """Asks the endpoints side by side, in a bounded time whatever they do."""
     for at in range(0, len(endpoints), AT_ONCE):
         batch = endpoints[at : at + AT_ONCE]
-        results: dict[str, tuple[Observation, dict[str, Any] | None]] = {}
+        results: dict[tuple[str, str], tuple[Observation, dict[str, Any] | None]] = {}
         # Daemons, since a thread that hangs must not keep the run from ending.
         threads = [
             threading.Thread(target=_ask_into, args=(results, endpoint, question), daemon=True) for endpoint in batch
@@ -522,29 +551,29 @@ def ask_all(endpoints: list[Endpoint], question: Question) -> None:
         for endpoint in batch:
             # A copy: a thread that comes late must not change what has been judged.
             late = replace(_base(endpoint, question), error_kind="timeout", waited=question.timeout)
-            endpoint.seen, endpoint.payload = results.get(endpoint.host, (late, None))
+            endpoint.seen, endpoint.payload = results.get(endpoint.id, (late, None))
 
 
-def _ask_into(results: dict[str, Any], endpoint: Endpoint, question: Question) -> None:
+def _ask_into(results: dict[tuple[str, str], Any], endpoint: Endpoint, question: Question) -> None:
     base = _base(endpoint, question)
     try:
-        results[endpoint.host] = ask(base, endpoint, question)
+        results[endpoint.id] = ask(base, endpoint, question)
     except Exception as error:
         kind, text = error_kind(error)
-        text = _chat.redact(text, question.keys[endpoint.host])
-        results[endpoint.host] = replace(base, error_kind=kind, error_text=text), None
+        text = _chat.redact(text, question.keys[endpoint.id])
+        results[endpoint.id] = replace(base, error_kind=kind, error_text=text), None
 
 
 def _base(endpoint: Endpoint, question: Question) -> Observation:
     url = endpoint.text("url").rstrip("/")
     return Observation(
-        url=url, model=endpoint.text("model"), key_sent=bool(question.keys[endpoint.host]), proxies=proxies_of(url)
+        url=url, model=endpoint.text("model"), key_sent=bool(question.keys[endpoint.id]), proxies=proxies_of(url)
     )
 
 
 def ask(base: Observation, endpoint: Endpoint, question: Question) -> tuple[Observation, dict[str, Any] | None]:
     """One question: what was seen, and the payload of a valid answer."""
-    key = question.keys[endpoint.host]
+    key = question.keys[endpoint.id]
     fact = endpoint.fact or {}
     verify: bool | str = endpoint.text("ca_path") or True
     if fact.get("validate_certs") is False:
@@ -600,7 +629,7 @@ def judge(endpoint: Endpoint) -> None:
             cause="this endpoint was deployed, and the play never asked it: the host failed before its verification, "
             "or the verification was skipped",
             evidence=["it answers now, when asked from the control node"],
-            remedy="Run the playbook again, with the role verify after the role fastchat, without skipping its tags.",
+            remedy="Run the playbook again, with the role verify after the deployment, without skipping its tags.",
             transient=False,
             code="never_asked",
         )

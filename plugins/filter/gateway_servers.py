@@ -27,6 +27,13 @@ options:
     description: The variables of all hosts.
     type: dict
     required: true
+  looked:
+    description:
+      - Results of M(vicuna.fleet.release) with O(vicuna.fleet.release#module:state=query), each with
+        C(__gateway_host), the host's name. They tell what a host answers at once that this run has not planned.
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
@@ -54,17 +61,35 @@ CONCURRENCY = 5
 PORT = 8000
 
 
-def max_requests(variables: Mapping[str, Any]) -> int:
-    """How many requests a host runs at once: the inventory's word, then the plan's, then FastChat's default."""
+def max_requests(variables: Mapping[str, Any], recorded: Any = None) -> int:
+    """How many requests a host runs at once.
+
+    A host that this run has not planned runs what its record says; else it is the inventory's word, then the plan's,
+    then FastChat's default.
+    """
     found = variables.get("preflight_plan")
+    if not isinstance(found, Mapping) and recorded:
+        return int(recorded)
     plan = found if isinstance(found, Mapping) else {}
     workers = variables.get("fastchat_workers") or plan.get("workers") or 1
     each = variables.get("fastchat_limit_worker_concurrency") or plan.get("limit_worker_concurrency") or CONCURRENCY
     return int(workers) * int(each)
 
 
-def gateway_servers(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def recorded_requests(looked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the hosts' own records say, by host; of a host without one, or that was not reached, nothing."""
+    found = {}
+    for result in looked:
+        release = result.get("release") or {}
+        found[str(result.get("__gateway_host"))] = (release.get("model") or {}).get("max_requests")
+    return found
+
+
+def gateway_servers(
+    names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], looked: Iterable[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """The serving hosts as a gateway reaches them."""
+    recorded = recorded_requests(looked)
     servers = []
     for name in names:
         variables = hostvars[name]
@@ -75,7 +100,7 @@ def gateway_servers(names: Iterable[str], hostvars: Mapping[str, Mapping[str, An
                     "name": name,
                     "address": str(address),
                     "port": int(variables.get("fastchat_port") or PORT),
-                    "max_requests": max_requests(variables),
+                    "max_requests": max_requests(variables, recorded.get(name)),
                     "tls": bool(variables.get("fastchat_tls_certificate")),
                 }
             )

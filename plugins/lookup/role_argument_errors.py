@@ -45,6 +45,7 @@ from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.lookup import LookupBase
 
 COLLECTION = "vicuna.fleet."
@@ -74,7 +75,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]
             path = ROLES / role / "meta" / "argument_specs.yml"
             if not path.is_file():
                 raise AnsibleLookupError(f"Found no {path}. Expected a role of this collection. Correct {term!r}.")
-            options = self._loader.load_from_file(str(path))["argument_specs"]["main"].get("options") or {}
+            # Plain data, nothing of the user's: Ansible's own loader takes ten times as long.
+            options = yaml_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"].get("options") or {}
             given = {name: value for name, value in (variables or {}).items() if name in options}
             found += errors(role, options, self._templar.template(given))
         return found

@@ -90,7 +90,8 @@ options:
         description: The file is wanted only where this path exists on the host, such as V(/run/systemd/system).
         type: path
   model:
-    description: What the release serves; C(path), C(commit) and C(names), and C(repo) where it is known.
+    description:
+      - What the release serves; C(path), C(commit), C(names), and C(max_requests), how many it answers at once.
     type: dict
     default: {}
   images:
@@ -501,9 +502,9 @@ def note(module: AnsibleModule, host: Host) -> dict[str, Any]:
     """verified, failed."""
     if module.params["state"] == "verified":
         after = _release.verify(host.state, module.params["tokens_per_second"], now())
+        after = _release.prune(after, module.params["keep"])
     else:
         after = _release.fail(host.state, module.params["reason"], now())
-    after = _release.prune(after, module.params["keep"])
     changed = _release.dump(after) != _release.dump(host.state)
     if changed and not module.check_mode:
         host.save(after)

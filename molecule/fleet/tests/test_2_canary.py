@@ -13,6 +13,8 @@ from conftest import NEW, SERVING, containers, on, release, revision, run
 VERIFY_TIMEOUT = 45
 HUB = "vicuna-sandbox-hub"
 
+pytestmark = pytest.mark.usefixtures("calm")
+
 # Run in the hub, beside its own publisher: one more commit, whose weights are cut in the middle. Its pointer is true to
 # them, so that the fetch is sound and only the model is broken.
 TRUNCATED = """
@@ -21,7 +23,6 @@ sys.path.insert(0, "/opt/hub")
 from pathlib import Path
 import publish
 
-pytestmark = pytest.mark.usefixtures("calm")
 repository = publish.GIT_ROOT / "lmsys/vicuna-tiny"
 models = publish.make(0)
 models["model.safetensors"] = models["model.safetensors"][: len(models["model.safetensors"]) // 2]

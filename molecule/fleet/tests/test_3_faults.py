@@ -26,11 +26,12 @@ def kill_worker(host: str) -> None:
 
 def stop_worker(host: str) -> None:
     """It keeps its connections, takes new ones, and never answers."""
-    on(host, "docker kill --signal STOP vicuna-model-worker-1")
+    # Not by `docker kill`: the engine would take it for a wish to stop, and leave it down after a restart of the host.
+    on(host, f"kill -STOP {WORKER}")
 
 
 def wake_worker(host: str) -> None:
-    on(host, "docker kill --signal CONT vicuna-model-worker-1")
+    on(host, f"kill -CONT {WORKER}")
 
 
 def restart_engine(host: str) -> None:

@@ -238,6 +238,27 @@ def compared(world):
     return world.run(early + DEPLOY + ASK, hosts, "--limit", "changed,added,broken")
 
 
+def gateways(world):
+    """Gateways beside a host; of one only the hashes of its keys are known, and one is on a host that serves, too."""
+    key = {"name": "me", "key": KEY}
+    hosts = {
+        "serving": {"script": [world.good()]},
+        "gate": {"script": [world.good()], "gateway_keys": [{"name": "other", "sha256": "0" * 64}, key]},
+        "hashed": {"script": [world.good()], "gateway_keys": [{"name": "other", "sha256": "0" * 64}], "ask": False},
+        "both": {"script": [world.good()], "gateway_keys": [key]},
+        "unasked": {"script": [world.good()], "gateway_keys": [key], "ask": False},
+    }
+    gateway = DEPLOY.replace("fastchat_endpoint", "gateway_endpoint").replace("key_file | ", "gateway_file | ")
+    return world.run(
+        DEPLOY
+        + "      when: inventory_hostname in ['serving', 'both']\n"
+        + gateway
+        + "      when: gateway_keys is defined\n"
+        + ASK,
+        hosts,
+    )
+
+
 def foreign_report(world):
     (world.directory / "reports").mkdir()
     (world.directory / "reports" / "chat_completion.json").write_text('{"hosts": []}')
@@ -374,6 +395,7 @@ SCENARIOS = [
     good_fleet,
     bad_fleet,
     compared,
+    gateways,
     foreign_report,
     status_healthy,
     status_degraded,
@@ -404,6 +426,32 @@ def result_of(tmp_path_factory, fake_endpoint, good, certificate, tls):
             for scenario in SCENARIOS
         }
         yield lambda scenario: futures[scenario].result()
+
+
+class TestGateways:
+    @pytest.fixture
+    def run(self, result_of):
+        return result_of(gateways)
+
+    def test_every_endpoint_is_in_the_report_and_hosts_come_first(self, run):
+        found = [(entry["host"], entry["verdict"]) for entry in run.report["endpoints"]]
+        assert found == [
+            ("both", "ok"),
+            ("serving", "ok"),
+            ("both", "ok"),
+            ("gate", "ok"),
+            ("hashed", "no key"),
+            ("unasked", "never asked"),
+        ]
+        assert run.code == 3, run.out + run.err
+
+    def test_a_gateway_is_asked_with_the_first_key_that_is_known(self, run):
+        assert run.sent("gate") == f"Bearer {KEY}"
+        assert run.sent("both") == f"Bearer {KEY}"
+
+    def test_one_whose_keys_are_known_by_their_hashes_is_left_alone(self, run):
+        assert run.endpoints["hashed"].requests == []
+        assert "hashed" not in "".join(line for line in run.out.splitlines() if "could not be asked" in line)
 
 
 class TestGoodFleet:

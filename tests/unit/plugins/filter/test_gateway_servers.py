@@ -52,6 +52,26 @@ def test_what_the_inventory_says_goes_before_the_plan(variables: dict[str, Any],
     assert [server["max_requests"] for server in servers(a=variables)] == [requests]
 
 
+@pytest.mark.parametrize(
+    ("variables", "result", "requests"),
+    [
+        ({}, {"release": {"model": {"max_requests": 8}}}, 8),
+        # What runs counts, not what the inventory has in mind for the next rollout.
+        ({"fastchat_workers": 3}, {"release": {"model": {"max_requests": 8}}}, 8),
+        ({"preflight_plan": {"workers": 2}}, {"release": {"model": {"max_requests": 8}}}, 10),
+        ({}, {"release": {"model": {}}}, 5),
+        ({}, {"unreachable": True, "msg": "timed out"}, 5),
+        ({}, {"release": None}, 5),
+    ],
+)
+def test_a_host_that_was_not_planned_is_taken_at_its_own_word(
+    variables: dict[str, Any], result: dict[str, Any], requests: int
+) -> None:
+    looked = [{"__gateway_host": "another", "release": {"model": {"max_requests": 99}}}, {"__gateway_host": "a", **result}]
+    (server,) = FilterModule().filters()["gateway_servers"](["a"], {"a": variables}, looked)
+    assert server["max_requests"] == requests
+
+
 def test_port_and_tls() -> None:
     (server,) = servers(a={"fastchat_port": "8443", "fastchat_tls_certificate": "edge.pem"})
     assert (server["port"], server["tls"]) == (8443, True)

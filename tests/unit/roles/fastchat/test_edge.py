@@ -191,6 +191,34 @@ def test_a_hung_service_is_found(edge: Edge, service: str) -> None:
     assert edge.until(200) < 4
 
 
+def test_what_a_hung_worker_owes_ends_without_an_answer(edge: Edge) -> None:
+    """FastChat would wait for hours. A gateway asks another host for what has no answer, or says 502 or 503."""
+    ended: list[tuple[float, Any]] = []
+    begun = time.monotonic()
+
+    def ask() -> None:
+        try:
+            found: Any = edge.ask()[0]
+        except (OSError, http.client.HTTPException) as error:
+            found = type(error).__name__
+        ended.append((time.monotonic() - begun, found))
+
+    edge.api.hung = edge.worker.hung = True
+    client = threading.Thread(target=ask)
+    client.start()
+    client.join(12)
+    edge.api.hung = False
+    assert ended, "the request hangs as the worker does"
+    assert ended[0][1] in (502, 503, "RemoteDisconnected")
+    assert ended[0][0] < 9
+    # Until the worker is back, FastChat itself says what is wrong.
+    assert edge.ask()[0] == 200
+    assert edge.health()[0] == 503
+    edge.worker.hung = False
+    edge.until(200)
+    assert edge.ask()[0] == 200
+
+
 def test_a_controller_without_the_model_is_not_well(edge: Edge) -> None:
     before = dict(edge.controller.answers)
     edge.controller.answers["list_models"] = (200, "application/json", '{"models":["vicuna-13b"]}')

@@ -13,20 +13,20 @@ import yaml
 
 ROLE = Path(__file__).resolve().parents[4] / "roles/fastchat"
 VARS: dict[str, Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text())
-FILES: list[dict[str, Any]] = VARS["__fastchat_project_files"]
+FILES: list[dict[str, Any]] = VARS["__fastchat_own_files"]
 CREDENTIALS = re.compile(r"__fastchat_keys|fastchat_tls_certificate")
 
 
 def source(file: dict[str, Any]) -> Path | None:
-    found = re.search(r"'([^']+\.j2|vicuna-[a-z]+)'", file["content"])
-    if found is None:
-        return None
-    return ROLE / ("templates" if found[1].endswith(".j2") else "files") / found[1]
+    if "template" in file:
+        return ROLE / "templates" / str(file["template"])
+    return ROLE / "files" / str(file["file"]) if "file" in file else None
 
 
 def test_every_template_and_script_belongs_to_the_release() -> None:
     listed = {path for file in FILES if (path := source(file))}
-    templates = {path for path in (ROLE / "templates").rglob("*.j2") if path.name != "pip.conf.j2"}
+    others = {"pip.conf.j2", "files.json.j2"}
+    templates = {path for path in (ROLE / "templates").rglob("*.j2") if path.name not in others}
     assert listed == templates | set((ROLE / "files").glob("vicuna-*"))
 
 
@@ -47,7 +47,7 @@ def test_files_with_keys_are_secret_and_no_others() -> None:
 def test_the_edge_starts_anew_when_a_file_of_its_changes() -> None:
     """It reads them at its start only; its label is a hash of what they are made of."""
     compose = (ROLE / "templates/compose.yaml.j2").read_text()
-    label = compose.split("vicuna.edge.config:")[1].split('}}"')[0]
+    label = compose.split("starts it anew.\n")[1].split('}}"')[0]
     sources = {"edge/haproxy.cfg": "edge/haproxy.cfg.j2", "edge/keys": "__fastchat_keys"}
     sources["edge/models.json"] = "fastchat_model_names"
     assert {file["path"] for file in FILES if file["path"].startswith("edge/")} == set(sources)
