@@ -66,7 +66,7 @@ test-nvidia: venv
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name nvidia
 
 test-fleet: venv
-	@echo "Molecule: three hosts and two gateways under load (20 minutes; figures in reports/fleet.json)"
+	@echo "Molecule: three hosts and two gateways under load (20 minutes; figures in reports/load-fleet.json)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
 
 build: venv

@@ -74,6 +74,7 @@ def endpoints(inventory: dict[str, Any]) -> dict[str, Endpoint]:
     return {
         name: Endpoint(name, f"http://127.0.0.1:{variables['sandbox_api_port']}", key)
         for name, variables in inventory.items()
+        if "sandbox_api_port" in variables
     }
 
 

@@ -1,4 +1,7 @@
-"""A rolling update that is cut off: the fleet serves on with what it has, and the next run finishes the job."""
+"""A rolling update that is cut off: the fleet serves on with what it has, and the next run finishes the job.
+
+It goes from the older commit, which test_1_rollout has brought, to the inventory's own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from conftest import NEW, ROOT, SERVING, containers, on, playbook, recap, release, revision, run, states, wait_for
+from scenario import NEW, ROOT, SERVING, containers, on, playbook, recap, release, revision, run, states, wait_for
 from test_1_rollout import old_commit
 
 ROLLOUT = "playbooks/rollout.yml"
@@ -35,7 +38,7 @@ def wait_for_pending(host: str, process: subprocess.Popen[str]) -> None:
 def test_the_control_node_is_killed(traffic: Any) -> None:
     before = {host: containers(host) for host in SERVING[1:]}
     with traffic.watch("control node killed in a rolling update") as watch:
-        process = begin_rollout(vicuna_model_revision=old_commit())
+        process = begin_rollout()
         wait_for_pending("fleet-1", process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -47,18 +50,19 @@ def test_the_control_node_is_killed(traffic: Any) -> None:
 
 def test_the_next_run_goes_on_without_a_host_that_it_does_not_reach(traffic: Any) -> None:
     before = containers("fleet-2")
-    on("fleet-2", "systemctl stop ssh.service ssh.socket 2>/dev/null || systemctl stop ssh.service")
+    # Ansible keeps its connections open for a minute.
+    on("fleet-2", "systemctl stop ssh.service; pkill -KILL --full '^sshd(-session)?: ' || true")
     try:
         with traffic.watch("rolling update without one host") as watch:
-            done = run(ROLLOUT, vicuna_model_revision=old_commit())
+            done = run(ROLLOUT)
     finally:
         on("fleet-2", "systemctl start ssh.service")
     assert done.returncode == 4, done.stdout[-4000:]
     assert recap(done.stdout)["fleet-2"]["unreachable"] == 1
     assert {host: revision(host) for host in SERVING} == {
-        "fleet-1": old_commit(),
-        "fleet-2": NEW,
-        "fleet-3": old_commit(),
+        "fleet-1": NEW,
+        "fleet-2": old_commit(),
+        "fleet-3": NEW,
     }
     assert {release(host)["pending"] for host in SERVING} == {None}
     assert containers("fleet-2") == before
@@ -67,23 +71,15 @@ def test_the_next_run_goes_on_without_a_host_that_it_does_not_reach(traffic: Any
 
 def test_a_host_that_restarts_while_it_is_updated_is_finished_by_the_next_run(traffic: Any) -> None:
     with traffic.watch("a host restarted in its update") as watch:
-        process = begin_rollout(vicuna_model_revision=old_commit())
+        process = begin_rollout()
         wait_for_pending("fleet-2", process)
-        assert states("fleet-2") <= {"DRAIN", "MAINT", "DOWN"}
+        assert "UP" not in states("fleet-2")
         subprocess.run(["docker", "restart", "--time", "5", "vicuna-sandbox-fleet-2"], check=True, timeout=90)
         output, _none = process.communicate(timeout=600)
         watch.extra["exit_code"] = process.returncode
-        again = run(ROLLOUT, vicuna_model_revision=old_commit())
+        again = run(ROLLOUT)
     assert process.returncode in (0, 2, 4), output[-4000:]
     assert again.returncode == 0, again.stdout[-4000:]
-    assert {revision(host) for host in SERVING} == {old_commit()}
-    assert {release(host)["pending"] for host in SERVING} == {None}
-    assert watch.figures["failed"] == 0, watch.figures
-
-
-def test_the_fleet_goes_back(traffic: Any) -> None:
-    with traffic.watch("back to the release before, after interrupted runs") as watch:
-        done = run("playbooks/rollback.yml")
-    assert done.returncode == 0, done.stdout[-4000:]
     assert {revision(host) for host in SERVING} == {NEW}
+    assert {release(host)["pending"] for host in SERVING} == {None}
     assert watch.figures["failed"] == 0, watch.figures

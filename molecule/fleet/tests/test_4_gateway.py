@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import GATEWAYS, GRACE, INVENTORY, on, recap, run, wait_for
+from scenario import GATEWAYS, GRACE, INVENTORY, on, recap, run, wait_for
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -34,6 +34,7 @@ def gateways(**variables: Any) -> subprocess.CompletedProcess[str]:
     return run("site.yml", "--tags", "gateway", **variables)
 
 
+@pytest.mark.fast
 def test_a_reload_with_a_new_configuration_fails_no_request(traffic: Any) -> None:
     with traffic.watch("gateways reloaded, twice") as watch:
         for seconds in (11, 10):
@@ -46,6 +47,7 @@ def test_a_reload_with_a_new_configuration_fails_no_request(traffic: Any) -> Non
     assert watch.figures["failed"] == 0, watch.figures
 
 
+@pytest.mark.fast
 def test_a_revoked_key_is_refused_after_one_reload(traffic: Any) -> None:
     assert {ask(gateway, key("guest")).status_code for gateway in GATEWAYS} == {200}
     with traffic.watch("key revoked, and given back") as watch:

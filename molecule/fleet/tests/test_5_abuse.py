@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import GATEWAYS, INVENTORY, context
+from scenario import GATEWAYS, INVENTORY, context
 
 pytestmark = pytest.mark.usefixtures("calm")
 
-GATEWAY, PORT = "gateway-1", GATEWAYS["gateway-1"]
+GATEWAY, PORT = next(iter(GATEWAYS.items()))
 PATH = "/v1/chat/completions"
 # Seconds that each abuse is watched at least.
 LASTS = 15.0
@@ -163,7 +163,10 @@ def usual(traffic: Any) -> Iterator[dict[str, Any]]:
     return watch.figures
 
 
-@pytest.mark.parametrize("abuse", [slow_clients, large_bodies, idle_connections, malformed_bodies, wrong_keys])
+FAST = [pytest.param(abuse, marks=pytest.mark.fast) for abuse in (slow_clients, wrong_keys)]
+
+
+@pytest.mark.parametrize("abuse", [*FAST, large_bodies, idle_connections, malformed_bodies])
 def test_abuse_is_refused_and_the_others_hardly_notice(
     traffic: Any, usual: dict[str, Any], abuse: Callable[[], dict[str, Any]]
 ) -> None:

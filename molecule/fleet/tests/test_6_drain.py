@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import GATEWAYS, SERVING, containers, run, servers, states
+from scenario import GATEWAYS, SERVING, containers, run, servers, states
 
 pytestmark = pytest.mark.usefixtures("calm")
 

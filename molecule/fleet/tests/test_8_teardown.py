@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import on, run
+from scenario import on, run
 
 HOST = "fleet-3"
 PLACES = (

@@ -67,7 +67,10 @@ def test_what_the_inventory_says_goes_before_the_plan(variables: dict[str, Any],
 def test_a_host_that_was_not_planned_is_taken_at_its_own_word(
     variables: dict[str, Any], result: dict[str, Any], requests: int
 ) -> None:
-    looked = [{"__gateway_host": "another", "release": {"model": {"max_requests": 99}}}, {"__gateway_host": "a", **result}]
+    looked = [
+        {"__gateway_host": "another", "release": {"model": {"max_requests": 99}}},
+        {"__gateway_host": "a", **result},
+    ]
     (server,) = FilterModule().filters()["gateway_servers"](["a"], {"a": variables}, looked)
     assert server["max_requests"] == requests
 
