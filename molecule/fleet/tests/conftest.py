@@ -17,6 +17,8 @@ import scenario  # noqa: E402 - the path is set above
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     own = [item for item in items if item.path.parent == HERE]
+    # Beside another scenario's tests these come last: they take the hosts through other releases.
+    items[:] = [item for item in items if item not in own] + own
     for item in own:
         # A rollout takes longer than a unit test may.
         item.add_marker(pytest.mark.timeout(900))

@@ -55,7 +55,7 @@ def test_a_revoked_key_is_refused_after_one_reload(traffic: Any) -> None:
         assert done.returncode == 0, done.stdout[-3000:]
         refused = [ask(gateway, key("guest")) for gateway in GATEWAYS]
         assert gateways().returncode == 0
-    assert [each.status_code for each in refused] == [401, 401]
+    assert [each.status_code for each in refused] == [401] * len(GATEWAYS)
     assert {each.json()["error"]["code"] for each in refused} == {"invalid_api_key"}
     assert {ask(gateway, key("guest")).status_code for gateway in GATEWAYS} == {200}
     assert key("guest") not in done.stdout
