@@ -74,6 +74,7 @@ class FakeEndpoint:
                 for name, value in {
                     "Content-Type": kind,
                     "Content-Length": str(len(body.encode())),
+                    "Connection": "close",
                     **(headers or {}),
                 }.items():
                     self.send_header(name, value)

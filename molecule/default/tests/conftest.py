@@ -59,6 +59,13 @@ def run(*arguments: str, playbook: str = "site.yml", **environment: str) -> subp
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get("VICUNA_THOROUGH"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def inventory() -> dict[str, Any]:
     command = ["ansible-inventory", "-i", str(INVENTORY), "--list"]

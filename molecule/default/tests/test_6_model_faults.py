@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from test_5_model import DEST, GATED, PUBLIC, TOKEN, clone, on_host
 
+# Unit tests have the same faults, from a server of their own.
+pytestmark = pytest.mark.thorough
 MIB = 1024 * 1024
 WEIGHTS = f"{DEST}/model.safetensors"
 HUB = f"curl -sSf -H 'Authorization: Bearer {TOKEN}' -H 'Content-Type: application/json'"

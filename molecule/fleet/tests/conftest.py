@@ -14,6 +14,8 @@ sys.path.insert(0, str(HERE.parents[2] / "tests/fleet"))
 
 import scenario  # noqa: E402 - the path is set above
 
+TIMED = ("test_3_faults", "test_5_abuse")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     own = [item for item in items if item.path.parent == HERE]
@@ -22,7 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in own:
         # A rollout takes longer than a unit test may.
         item.add_marker(pytest.mark.timeout(900))
-    if os.environ.get("VICUNA_FLEET") == "fast":
+    if os.environ.get("VICUNA_TESTS") == "fast":
+        # The quick check runs beside whatever else its machine does: seconds that were too many are measured once more.
+        # The whole of the tests measures once.
+        for item in own:
+            if item.path.stem in TIMED:
+                item.add_marker(pytest.mark.flaky(reruns=1))
         left_out = [item for item in own if not item.get_closest_marker("fast")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)

@@ -34,7 +34,6 @@ def gateways(**variables: Any) -> subprocess.CompletedProcess[str]:
     return run("site.yml", "--tags", "gateway", **variables)
 
 
-@pytest.mark.fast
 def test_a_reload_with_a_new_configuration_fails_no_request(traffic: Any) -> None:
     with traffic.watch("gateways reloaded, twice") as watch:
         for seconds in (11, 10):

@@ -10,7 +10,7 @@ from scenario import Figures, wait_for
 
 pytestmark = pytest.mark.usefixtures("calm")
 # The fast half is one.
-WANTED = 150 if os.environ.get("VICUNA_FLEET") == "fast" else 1000
+WANTED = 150 if os.environ.get("VICUNA_TESTS") == "fast" else 1000
 
 
 @pytest.mark.fast
