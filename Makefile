@@ -2,6 +2,8 @@
 # make test    lint, unit, contract and Molecule tests
 # make test-nvidia  NVIDIA's driver and container toolkit on sandbox hosts, with fakes of GPUs
 # make test-fleet   three hosts and two gateways under load: rolling updates, broken releases, faults, in Molecule
+# make demo-finetune  the demo's model learns who it is, and is rolled out to both hosts
+# make test-finetune  fine-tuning on a host that serves behind a gateway, in Molecule
 # make chat    talk to the model of the demo (HOST=gpuless-b for the second host)
 # make clean   remove all that the above left: containers, volumes, the sandbox's engine, caches
 SHELL := /bin/bash
@@ -19,7 +21,7 @@ STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 # The engine that runs here, or the sandbox's own.
 ENGINE = sandbox/engine.sh up; eval "$$(sandbox/engine.sh env)"
 
-.PHONY: help demo test test-nvidia test-fleet chat clean lint unit molecule venv build
+.PHONY: help demo demo-finetune test test-nvidia test-fleet test-finetune chat clean lint unit molecule venv build
 
 help: ## Show the targets
 	@sed -n 's/^# make/  make/p' Makefile
@@ -35,6 +37,9 @@ venv: $(STAMP)
 
 demo: venv
 	@$(ENGINE); sandbox/demo.sh
+
+demo-finetune: venv
+	@$(ENGINE); sandbox/finetune.sh
 
 chat: venv
 	@eval "$$(sandbox/engine.sh env)"; sandbox/chat.sh $(HOST)
@@ -55,7 +60,7 @@ unit: venv
 	@PATH=$$PATH:/usr/sbin sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq haproxy
 	@echo "Unit and contract tests"
 	@# A test that hangs fails with its stack; the slowest takes half a minute.
-	@pytest --quiet --numprocesses=3 --dist=loadfile --timeout=300
+	@pytest --quiet --numprocesses=3 --dist=loadfile --timeout=300 --junitxml=reports/junit-unit.xml
 
 molecule: venv
 	@echo "Molecule: one scenario, two hosts, the whole path (10 minutes)"
@@ -68,6 +73,10 @@ test-nvidia: venv
 test-fleet: venv
 	@echo "Molecule: three hosts and two gateways under load (20 minutes; figures in reports/load-fleet.json)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
+
+test-finetune: venv
+	@echo "Molecule: fine-tuning on one host that serves behind a gateway (15 minutes)"
+	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name finetune
 
 build: venv
 	@ansible-galaxy collection build --force

@@ -6,6 +6,7 @@
 #   run.sh plan       playbooks/preflight.yml
 #   run.sh deploy     site.yml, twice
 #   run.sh load       full contexts at the planned concurrency; the plan against nvidia-smi
+#   run.sh train      a few steps of each method at Vicuna 7B's shape, and of FastChat's own script; needs no engine
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
@@ -54,6 +55,13 @@ PYTHON
   read -r streams context needed <<<"$values"
   "$here/load.py" --url http://127.0.0.1:8000 --key "$(cat "$here/inventory/.secrets/fastchat_api_key")" \
     --streams "$streams" --context "$context" --planned-mib "$needed"
+}
+
+train() {
+  local model=$GPU_TEST_MODELS/lmsys/vicuna-7b-train
+  export PYTHONPATH=$PWD:$GPU_TEST_SITE
+  [ -e "$model/config.json" ] || "$here/make_model.py" --shape vicuna-7b --out "$model"
+  "$here/train.py" --model "$model" --work "$GPU_TEST_MODELS" --reference
 }
 
 for stage in "${@:-prepare plan deploy load}"; do
