@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import INVENTORY, ROOT
 
 REPORT = "VICUNA_CHAT_COMPLETION_REPORT"
@@ -41,6 +42,7 @@ def test_the_playbook_verify_asks_and_leaves_the_callback_silent(playbook: Any, 
     assert not (tmp_path / "report.json").exists()
 
 
+@pytest.mark.thorough
 def test_another_name_is_refused(playbook: Any) -> None:
     result = playbook("-e", "verify_model=gpt-4", "-e", "verify_timeout=60", "--limit", "debian-13")
     assert result.returncode not in (0, 3), result.stdout[-2000:]
@@ -82,6 +84,7 @@ def test_bad_settings_are_named_before_anything_changes(playbook: Any) -> None:
     assert changed(result.stdout) == {"0"}
 
 
+@pytest.mark.thorough
 def test_the_installed_collection_does_the_same(playbook: Any, tmp_path: Path) -> None:
     """Build, install and run by name, from another directory."""
     import os

@@ -37,6 +37,7 @@ def test_a_stopped_service_stays_stopped(endpoints: Any) -> None:
     assert endpoints[HOST].wait_for_answer(30) <= 30
 
 
+@pytest.mark.thorough
 def test_a_host_comes_back_after_a_restart(endpoints: Any) -> None:
     subprocess.run(["docker", "restart", "--time", "20", f"vicuna-sandbox-{HOST}"], check=True, timeout=90)
     assert endpoints[HOST].wait_for_answer(90) <= 90

@@ -74,7 +74,10 @@ def truncated_weights() -> dict[str, Any]:
     return {"vicuna_model_revision": done.stdout.strip()}
 
 
-@pytest.mark.parametrize("broken", [broken_image, pytest.param(wrong_name, marks=pytest.mark.fast), truncated_weights])
+FAST = pytest.param(wrong_name, marks=[pytest.mark.fast, pytest.mark.thorough])
+
+
+@pytest.mark.parametrize("broken", [broken_image, FAST, truncated_weights])
 def test_a_broken_release_stops_at_the_canary(traffic: Any, broken: Callable[[], dict[str, Any]]) -> None:
     served = revision(SERVING[0])
     variables = {"vicuna_model_revision": served} | broken()

@@ -163,7 +163,7 @@ def usual(traffic: Any) -> Iterator[dict[str, Any]]:
     return watch.figures
 
 
-FAST = [pytest.param(wrong_keys, marks=pytest.mark.fast)]
+FAST = [pytest.param(wrong_keys, marks=[pytest.mark.fast, pytest.mark.thorough])]
 
 
 @pytest.mark.parametrize("abuse", [*FAST, slow_clients, large_bodies, idle_connections, malformed_bodies])
