@@ -220,7 +220,7 @@ def test_a_drained_host_stays_drained(fleet: Fleet) -> None:
     """Over a reload, and over a restart; and a reload does not hide what the process before still carries through."""
     host = fleet.edges[0]
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(fleet.ask, question(delay=6)) for _number in range(4)]
+        asked = [pool.submit(fleet.ask, question(delay=10)) for _number in range(4)]
         fleet.until(lambda: len(host.asked) == 2, 5)
         fleet.configure(gateway_queue_limit=99)
         drained = fleet.server(host.name, "drained")
