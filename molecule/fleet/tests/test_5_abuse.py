@@ -177,5 +177,4 @@ def test_abuse_is_refused_and_the_others_hardly_notice(
         watch.extra["p95_times_usual"] = round(watch.figures["p95_s"] / usual["p95_s"], 2)
     assert watch.figures["failed"] == 0, watch.figures
     assert watch.extra["p50_times_usual"] <= 2, (usual, watch.figures)
-    # Of thirty requests two are above it: where all are fast, half a second of the shared cores is no harm.
-    assert watch.figures["p95_s"] <= max(2 * usual["p95_s"], usual["p95_s"] + 0.5), (usual, watch.figures)
+    assert watch.extra["p95_times_usual"] <= 2, (usual, watch.figures)
