@@ -152,7 +152,7 @@ def ours(given: argparse.Namespace, model: Model, method: str) -> dict[str, Any]
         return {"method": method, "failed": output[-3000:]}
     tokens = given.batch_size * given.gpus * length
     job = plan.Job(method, "cuda", given.gpus, given.batch_size, length)
-    return figures(given, model, method, length, times, tokens, peak) | {
+    return figures(given, model, method, length, given.gpus, times, tokens, peak) | {
         "planned_mib": plan.need(model, job).total // MIB
     }
 
@@ -171,17 +171,23 @@ def reference(given: argparse.Namespace, model: Model) -> dict[str, Any]:
     times = [float(found) for found in re.findall(r"STEP ([0-9.]+)$", output, re.MULTILINE)]
     if status or len(times) < given.steps:
         return {"method": "FastChat's train.py", "failed": output[-3000:]}
-    return figures(given, model, "full", given.length, times, given.batch_size * given.length, peak) | {
+    return figures(given, model, "full", given.length, 1, times, given.batch_size * given.length, peak) | {
         "method": "FastChat's train.py"
     }
 
 
 def figures(
-    given: argparse.Namespace, model: Model, method: str, length: int, times: list[float], tokens: int, peak: int
+    given: argparse.Namespace,
+    model: Model,
+    method: str,
+    length: int,
+    gpus: int,
+    times: list[float],
+    tokens: int,
+    peak: int,
 ) -> dict[str, Any]:
     steps = [after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
     speed = tokens / statistics.median(steps)
-    gpus = given.gpus if method else 1
     return {
         "method": method,
         "gpus": gpus,

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from scenario import (
-    GATEWAYS,
     HOSTS,
     INVENTORY,
     NEW,
@@ -228,4 +227,3 @@ def test_all_weights_are_trained_while_the_host_is_drained(tmp_path: Path) -> No
         running.wait(60)
     assert answer(HOST) == QUESTION["expected"]
     wait_for(lambda: states(HOST) == {"UP"}, 30, "a host that is back at its gateway")
-    assert GATEWAYS
