@@ -50,36 +50,7 @@ VICUNA_GENERATION = {
     "transformers_version": "4.31.0",
 }
 # As the role writes it for a run on the CPU.
-SETTINGS: dict[str, Any] = {
-    "schema": 1,
-    "method": "lora",
-    "epochs": 3.0,
-    "learning_rate": 2e-4,
-    "batch_size": 2,
-    "gradient_accumulation": 1,
-    "max_length": 2048,
-    "lora_rank": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.05,
-    "warmup_ratio": 0.03,
-    "weight_decay": 0.0,
-    "scheduler": "cosine",
-    "seed": 0,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "save_steps": 500,
-    "keep_checkpoints": 2,
-    "allow_cut": False,
-    "allow_dropped": False,
-    "device": "cpu",
-    "gpus": 0,
-    "max_steps": -1,
-    "model_name": "vicuna-identity",
-    "base_repo": "http://hub.example.com/vicuna-tiny",
-    "base_commit": "0" * 40,
-    "dataset_sha256": "0" * 64,
-    "run_id": "0" * 12,
-}
+SETTINGS: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text())
 DIALOGUES = json.loads((SANDBOX / "identity.json").read_text())
 PROMPTS = json.loads((SANDBOX / "prompts.json").read_text())
 HELDOUT = [

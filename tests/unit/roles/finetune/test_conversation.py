@@ -268,35 +268,12 @@ def test_what_is_asked_is_what_is_trained() -> None:
 
 # --- the step "check" --------------------------------------------------------------------------------------------
 
-SETTINGS = {
-    "schema": 1,
-    "method": "lora",
-    "epochs": 3.0,
-    "learning_rate": 2e-4,
-    "batch_size": 2,
-    "gradient_accumulation": 1,
+SETTINGS: dict[str, Any] = {
+    **json.loads((ROOT / "tests/finetune/settings.json").read_text()),
     "max_length": 120,
-    "lora_rank": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.05,
-    "warmup_ratio": 0.03,
-    "weight_decay": 0.0,
-    "scheduler": "cosine",
-    "seed": 0,
-    "bf16": False,
-    "gradient_checkpointing": False,
     "save_steps": 10,
-    "keep_checkpoints": 2,
-    "allow_cut": False,
-    "allow_dropped": False,
-    "device": "cpu",
-    "gpus": 0,
-    "max_steps": -1,
     "model_name": "vicuna",
     "base_repo": "https://hub.example.org/vicuna",
-    "base_commit": "0" * 40,
-    "dataset_sha256": "0" * 64,
-    "run_id": "0" * 12,
 }
 
 
