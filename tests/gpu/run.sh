@@ -6,6 +6,7 @@
 #   run.sh plan       playbooks/preflight.yml
 #   run.sh deploy     site.yml, twice
 #   run.sh load       full contexts at the planned concurrency; the plan against nvidia-smi
+#   run.sh identity   an adapter, and one over 4-bit weights, trained, merged and asked; needs no engine
 #   run.sh train      a few steps of each method at Vicuna 7B's shape, and of FastChat's own script; needs no engine
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -63,6 +64,8 @@ train() {
   [ -e "$model/config.json" ] || "$here/make_model.py" --shape vicuna-7b --out "$model"
   "$here/train.py" --model "$model" --work "$GPU_TEST_MODELS" --reference
 }
+
+identity() { PYTHONPATH=$GPU_TEST_SITE "$here/identity.py"; }
 
 for stage in "${@:-prepare plan deploy load}"; do
   for step in $stage; do "$step"; done
