@@ -54,12 +54,13 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_plan import METHODS, finetune_plan, lines
-
 
 def plan(facts: Mapping[str, Any], settings: Mapping[str, Any], host: str = "host") -> dict[str, Any]:
     if not isinstance(facts, Mapping) or not isinstance(settings, Mapping):
         raise AnsibleFilterError("finetune_plan takes a dictionary of facts and one of settings")
+    # Not above: a template with any filter of this collection loads all of them, in each of Ansible's processes anew.
+    from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_plan import METHODS, finetune_plan, lines
+
     if settings.get("method") not in METHODS:
         raise AnsibleFilterError(
             f"finetune_plan: method is {settings.get('method')!r}, not one of {', '.join(METHODS)}"

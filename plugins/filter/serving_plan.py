@@ -56,12 +56,13 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import serving_plan
-
 
 def plan(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(facts, Mapping) or not isinstance(settings, Mapping):
         raise AnsibleFilterError("serving_plan takes a dictionary of facts and one of settings")
+    # Not above: a template with any filter of this collection loads all of them, in each of Ansible's processes anew.
+    from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import serving_plan
+
     return serving_plan(facts, settings)
 
 
