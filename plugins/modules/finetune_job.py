@@ -37,8 +37,9 @@ options:
       - V(started) does not wait.
       - V(collected) tells how the container stands, and writes down an end; it starts nothing.
       - V(stopped) ends it, which lets it save a checkpoint.
+      - V(query) tells what is left to do of the step, and changes nothing. It fails where another run is at work.
     type: str
-    choices: [finished, started, collected, stopped]
+    choices: [finished, started, collected, stopped, query]
     default: finished
   run_dir:
     description: Directory of the run on the host, mounted as C(/run-dir).
@@ -109,6 +110,12 @@ EXAMPLES = r"""
     run_id: 0123456789ab
     run_dir: /var/lib/vicuna/finetune/0123456789ab
     state: stopped
+
+- name: Ask whether anything is left to do
+  vicuna.fleet.finetune_job:
+    run_id: 0123456789ab
+    run_dir: /var/lib/vicuna/finetune/0123456789ab
+    state: query
 """
 
 RETURN = r"""
@@ -121,6 +128,7 @@ action:
   description:
     - V(none), where the step had ended well before; V(attached), where it was at work; V(started); V(continued), where
       it had ended badly; V(collected); V(stopped).
+    - With O(state=query) what V(started) would do, or V(waiting), where an earlier step of the run is at work.
   returned: success
   type: str
   sample: started
@@ -177,6 +185,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_progress im
     PREFIX,
     STEPS,
     Container,
+    Decision,
     Progress,
     Spec,
     container_of,
@@ -193,10 +202,12 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Pr
 # Seconds that a question to the engine may take; starting a container may pull its layers from a slow disk.
 ASK_S, START_S = 60, 300
 POLL_S = 2.0
+STATES = ("finished", "started", "collected", "stopped", "query")
+ACTIONS = {"start": "started", "continue": "continued", "attached": "attached", "none": "none", "refuse": "waiting"}
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "run_id": {"type": "str", "required": True},
     "step": {"type": "str", "choices": list(STEPS), "default": "train"},
-    "state": {"type": "str", "choices": ["finished", "started", "collected", "stopped"], "default": "finished"},
+    "state": {"type": "str", "choices": list(STATES), "default": "finished"},
     "run_dir": {"type": "path", "required": True},
     "base": {"type": "path", "default": ""},
     "image": {"type": "str", "default": ""},
@@ -324,13 +335,26 @@ class Job:
 
     # ------------------------------------------------------------------------------------------ starting
 
-    def start(self) -> dict[str, t.Any]:
-        """Start the step, or find it at work, or done."""
+    def decide(self) -> tuple[Decision, Container | None]:
+        """What starting the step comes to, and the run's container."""
         containers = self.docker.containers()
         done = self.record.read()
-        decision = decide(self.params["run_id"], self.step, containers, done, self.params["inputs"])
         mine = next((one for one in containers if one.name == self.name), None)
         self.before = self.after = words(mine, self.step, done)
+        return decide(self.params["run_id"], self.step, containers, done, self.params["inputs"]), mine
+
+    def query(self) -> dict[str, t.Any]:
+        """What is left to do of the step."""
+        decision, mine = self.decide()
+        if decision.problem and decision.problem.cause != "step_running":
+            raise Failed(decision.problem)
+        done = decision.action == "none"
+        left = "is done" if done else "is left to do"
+        return self.answer(ACTIONS[decision.action], False, mine, done=done, msg=f"step {self.step} {left}")
+
+    def start(self) -> dict[str, t.Any]:
+        """Start the step, or find it at work, or done."""
+        decision, mine = self.decide()
         if decision.problem:
             raise Failed(decision.problem)
         if decision.action == "attached":
@@ -339,7 +363,7 @@ class Job:
             self.put_away(decision.ended)
         if decision.action == "none":
             return self.answer("none", False, done=True, exit_code=0, msg=f"step {self.step} was done before")
-        action = {"start": "started", "continue": "continued"}[decision.action]
+        action = ACTIONS[decision.action]
         self.after = f"step {self.step} at work"
         if self.check_mode:
             return self.answer(action, True, msg=f"step {self.step} would be {action}")
@@ -473,6 +497,8 @@ def main() -> None:
             result = job.collect()
         elif state == "stopped":
             result = job.stop()
+        elif state == "query":
+            result = job.query()
         elif state == "started" or module.check_mode:
             result = job.start()
         else:

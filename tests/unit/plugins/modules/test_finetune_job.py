@@ -179,3 +179,32 @@ def test_an_engine_that_does_not_answer(run: Run, engine: Path) -> None:
     found = run()
     assert found["failed"] and found["cause"] == "docker"
     assert "Cannot connect" in found["msg"]
+
+
+def test_asking_what_is_left_changes_nothing(run: Run, engine: Path, tmp_path: Path) -> None:
+    def ask(**arguments: Any) -> tuple[bool, str, bool]:
+        found = run(state="query", **arguments)
+        assert not found.get("failed"), found["msg"]
+        return found["changed"], found["action"], found["done"]
+
+    assert ask() == (False, "started", False)
+    assert list((tmp_path / "run").iterdir()) == [] and calls(engine, "run") == []
+    fake_docker.play(engine, steps=200, pause=0.1)
+    run(state="started")
+    assert ask() == (False, "attached", False)
+    # Merging waits for the training, which is no failure of the question.
+    assert ask(step="finish") == (False, "waiting", False)
+    run(state="stopped")
+    assert ask() == (False, "continued", False)
+    assert calls(engine, "rm") == []
+    fake_docker.play(engine)
+    run()
+    assert ask() == (False, "none", True)
+    assert ask(step="finish", inputs="a") == (False, "started", False)
+
+
+def test_another_run_at_work_is_named_before_room_is_made_for_this_one(run: Run, engine: Path) -> None:
+    fake_docker.play(engine, steps=200, pause=0.1)
+    run(state="started", run_id="ffffffffffff")
+    found = run(state="query")
+    assert found["failed"] and found["cause"] == "busy" and "vicuna-finetune-ffffffffffff" in found["msg"]
