@@ -147,7 +147,8 @@ class Fake:
         if command == "run":
             return self.run(rest)
         if command == "ps":
-            print("\n".join(self.names()))
+            every = "--all" in rest
+            print("\n".join(name for name in self.names() if every or self.state(name)["Running"]))
         elif command == "inspect":
             names = [part for part in rest[2:] if part in self.names()]
             missing = [rest[-1]] if rest[-1] not in self.names() else []
