@@ -6,8 +6,8 @@
     pytest tests/finetune/test_train.py     # in an environment made of roles/finetune/files/image/finetune.txt and
                                             # roles/fastchat/files/image/torch-cpu.txt; or in the image
 
-7 minutes of one core in all. Nothing of it needs a GPU. With roles/finetune/files/image/finetune-cuda.txt besides, QLoRA is
-trained and merged too, by its kernels for the CPU; sharding over GPUs is not reached.
+7 minutes of one core in all. Nothing of it needs a GPU. With roles/finetune/files/image/finetune-cuda.txt, QLoRA
+is trained and merged too, by its kernels for the CPU. Sharding over GPUs is not reached.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatc
     path = make_checkpoint(tmp_path, 10, whole=False)
     flushed: list[str] = []
     # What a file handle is of.
-    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
     seen: list[int] = []
     checkpoints.complete(path, lambda: seen.append(len(flushed)), seconds=1.0)
     names = [Path(name).relative_to(tmp_path).as_posix() for name in flushed]

@@ -162,14 +162,46 @@ def test_what_is_not_better_is_not_promoted(host: Host) -> None:
     assert host.runs() == ["check", "train", "finish"]
 
 
+def test_a_loss_that_is_no_number_passes_no_gate(host: Host) -> None:
+    fake_docker.play(host.folder / "engine", pause=0.1, steps=1, files=trained(2.0, float("nan")))
+    done = host.run(finetune_promote=True)
+    assert done.returncode != 0
+    assert "Expected numbers, of which one is less" in output(done)
+
+
+def test_a_second_run_changes_nothing(host: Host) -> None:
+    """What asks what is left to do is no change; another one would be a new training."""
+    fake_docker.play(host.folder / "engine", pause=0.1, steps=1, files=trained())
+    first = host.run()
+    assert first.returncode == 0, first.stdout[-3000:]
+    assert host.runs() == ["check", "train", "finish"]
+    second = host.run()
+    assert second.returncode == 0, second.stdout[-3000:]
+    changed = [part.split("]")[0] for part in second.stdout.split("TASK [")[1:] if "\nchanged: " in part]
+    # This machine may have no engine, whose images could be looked at.
+    assert set(changed) <= {"vicuna.fleet.image : pull | Pull the images"}, second.stdout
+    assert host.runs() == ["check", "train", "finish"]
+
+
 def test_settings_are_refused_all_at_once(host: Host) -> None:
-    done = host.run(finetune_method="magic", finetune_dataset="/nowhere", finetune_name="peft", finetune_batch_size=0)
+    done = host.run(
+        finetune_method="magic",
+        finetune_dataset="/nowhere",
+        finetune_name="peft",
+        finetune_batch_size=0,
+        finetune_prompts=[{"prompt": 42}],
+        finetune_stall_timeout=0,
+        finetune_push_adapter_branch="adapter",
+    )
     assert done.returncode != 0
     for words in (
         "finetune_method 'magic'",
         "finetune_dataset '/nowhere'",
         "finetune_name 'peft'",
         "finetune_batch_size",
+        "an entry whose prompt is 42 at place 1",
+        "finetune_stall_timeout 0",
+        "finetune_push_adapter_branch 'adapter'",
     ):
         assert words in output(done)
     assert host.runs() == []

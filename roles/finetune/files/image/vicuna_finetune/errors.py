@@ -33,8 +33,8 @@ def measured(name: str, loss: float | None, learning_rate: float) -> float | Non
         return loss
     if name == "base":
         raise BadInput(
-            f"the base's held-out loss is {loss}: expected a number; fetch it again with playbooks/fetch.yml, or choose "
-            "another base"
+            f"the base's held-out loss is {loss}: expected a number; fetch it again with playbooks/fetch.yml, or "
+            "choose another base"
         )
     raise Diverged(
         f"the result's held-out loss is {loss}: expected a number in the type that it is served in; lower "

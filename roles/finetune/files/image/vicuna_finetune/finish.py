@@ -50,9 +50,7 @@ def finish(run: RunDir, base: Path, settings: Settings, progress: Progress) -> N
         print(f"asking the {name} model {len(prompts)} prompts", flush=True)
         model = load(path, dtype, settings.device)
         collator = data.Collator(tokenizer.pad_token_id)
-        loss = data.mean_loss(
-            model, heldout, collator, settings.batch_size, device=model.device, alive=progress.update
-        )
+        loss = data.mean_loss(model, heldout, collator, settings.batch_size, device=model.device, alive=progress.update)
         losses[name] = measured(name, loss, settings.learning_rate)
         answers[name] = [answer(model, tokenizer, item["prompt"], progress) for item in prompts]
         del model
