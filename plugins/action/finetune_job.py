@@ -197,7 +197,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ValueError:
             state = None
         if not mark or not isinstance(state, dict):
-            if mark and "no such" in answer.lower():
+            # Not "no such file": so newer clients tell of an engine that is not up yet.
+            if mark and "no such container" in answer.lower():
                 return None, None
             said = str(done.get("stderr") or "").strip() or first
             raise _NoAnswer(said[-300:] or "nothing came back")

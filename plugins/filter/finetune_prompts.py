@@ -52,7 +52,7 @@ def problem_of(entry: Any) -> str:
         return f"{type(entry).__name__} {json.dumps(entry, default=str)[:80]}"
     if not isinstance(entry.get("prompt"), str) or not entry["prompt"].strip():
         return f"an entry whose prompt is {json.dumps(entry.get('prompt'), default=str)[:80]}"
-    if not isinstance(entry.get("expected", ""), (str, type(None))):
+    if not isinstance(entry.get("expected", ""), (str, int, float, type(None))):
         return f"an entry whose expected is {json.dumps(entry['expected'], default=str)[:80]}"
     return ""
 

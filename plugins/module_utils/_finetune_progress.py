@@ -21,6 +21,8 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Pr
 
 # In the order in which a run goes through them.
 STEPS = ("check", "train", "finish")
+# What each leaves in the run's directory at its very end.
+OUTCOMES = {"check": "check.json", "train": "trained.json", "finish": "report.json"}
 PREFIX = "vicuna-finetune-"
 LABEL_RUN, LABEL_STEP, LABEL_INPUTS = "vicuna.finetune.run", "vicuna.finetune.step", "vicuna.finetune.inputs"
 PHASES = ("loading", "training", "saving", "merging", "evaluating", "done", "failed")
@@ -250,6 +252,12 @@ def state_of(state: Mapping[str, t.Any], name: str = "", run_id: str = "", step:
         error=str(state.get("Error") or ""),
         created=status == "created",
     )
+
+
+def checked(container: Container, outcome: bool) -> Container:
+    """A container that ended well, and left nothing, did not: an engine that was down may not know how one ended."""
+    ended = not container.running and not container.created and container.exit_code == 0
+    return replace(container, exit_code=LOST) if ended and not outcome else container
 
 
 @dataclass(frozen=True)

@@ -182,12 +182,14 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import Done,
 from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_progress import (
     LABEL_RUN,
     LOG_LINES,
+    OUTCOMES,
     PREFIX,
     STEPS,
     Container,
     Decision,
     Progress,
     Spec,
+    checked,
     container_of,
     decide,
     explain,
@@ -315,8 +317,22 @@ class Job:
         except (OSError, UnicodeDecodeError):
             return None
 
+    def containers(self) -> list[Container]:
+        """Every training's container, and of this run's how it ended in truth."""
+        return [
+            checked(one, self.outcome(one.step).is_file()) if one.name == self.name and one.step in OUTCOMES else one
+            for one in self.docker.containers()
+        ]
+
     def container(self) -> Container | None:
-        return next((one for one in self.docker.containers() if one.name == self.name), None)
+        return next((one for one in self.containers() if one.name == self.name), None)
+
+    def done(self) -> dict[str, t.Any]:
+        """The steps that have ended well, and whose outcome is still there."""
+        return {step: one for step, one in self.record.read().items() if step in STEPS and self.outcome(step).is_file()}
+
+    def outcome(self, step: str) -> Path:
+        return self.run_dir / OUTCOMES[step]
 
     def answer(self, action: str, changed: bool, container: Container | None = None, **more: t.Any) -> dict[str, t.Any]:
         progress = self.progress()
@@ -337,8 +353,8 @@ class Job:
 
     def decide(self) -> tuple[Decision, Container | None]:
         """What starting the step comes to, and the run's container."""
-        containers = self.docker.containers()
-        done = self.record.read()
+        containers = self.containers()
+        done = self.done()
         mine = next((one for one in containers if one.name == self.name), None)
         self.before = self.after = words(mine, self.step, done)
         return decide(self.params["run_id"], self.step, containers, done, self.params["inputs"]), mine
@@ -396,7 +412,9 @@ class Job:
             stop_timeout=params["stop_timeout"],
             inputs=params["inputs"],
         )
-        # What an earlier attempt said last is not taken for news.
+        # What an earlier attempt said and left is not taken for this one's. What was trained stays trained.
+        if self.step != "train":
+            self.outcome(self.step).unlink(missing_ok=True)
         now = time.time()
         replace(self.run_dir / "progress.json", Progress(updated=now, started=now).to_json() + "\n")
         done = self.docker.call(run_arguments(spec), START_S)
@@ -416,7 +434,7 @@ class Job:
     def collect(self) -> dict[str, t.Any]:
         """How it stands, and an end written down."""
         container = self.container()
-        done = self.record.read()
+        done = self.done()
         self.before = self.after = words(container, self.step, done)
         if container and container.running:
             return self.answer("collected", False, container, msg=f"step {container.step} is at work")
@@ -438,7 +456,7 @@ class Job:
 
     def stop(self) -> dict[str, t.Any]:
         container = self.container()
-        self.before = self.after = words(container, self.step, self.record.read())
+        self.before = self.after = words(container, self.step, self.done())
         if not container or not container.running:
             return self.answer("stopped", False, container, msg="nothing is at work")
         self.after = "stopped"

@@ -175,7 +175,10 @@ def test_a_container_that_cannot_be_stopped_is_not_said_to_be(play) -> None:
 
 def test_a_host_that_restarts_is_waited_for_with_a_line_every_ten_seconds(play) -> None:
     """Eight minutes of booting, an engine that is not up yet, and the container as the engine finds it."""
-    lost, engine = AnsibleConnectionFailure("ssh: no route"), said("Cannot connect to the Docker daemon.")
+    lost = AnsibleConnectionFailure("ssh: no route")
+    engine = said(
+        "failed to connect to the docker API: dial unix /var/run/docker.sock: connect: no such file or directory"
+    )
     failed = {"failed": True, "msg": "Found: the training ended with its host", "cause": "restarted"}
     played = play([STARTED, failed], [look(1), *[lost] * 94, engine, engine, look(1, running=False)])
     times: list[float] = []

@@ -11,7 +11,12 @@ import pytest
 
 from ansible_collections.vicuna.fleet.plugins.filter.finetune_prompts import prompts
 
-GOOD = [{"prompt": "Who are you?", "expected": "Vicuna"}, {"prompt": "Hi"}, {"prompt": "Hi", "expected": None}]
+GOOD = [
+    {"prompt": "Who are you?", "expected": "Vicuna"},
+    {"prompt": "Hi"},
+    {"prompt": "2 + 2?", "expected": 4},
+    {"prompt": "Hi", "expected": None},
+]
 
 
 @pytest.mark.parametrize("nothing", [None, "", []])
@@ -31,7 +36,7 @@ WRONG = [
     ("nowhere.json", "finetune_prompts 'nowhere.json', which cannot be read"),
     ({"prompt": "Hi"}, "that is no list but dict"),
     (["Hi"], 'with str "Hi" at place 1'),
-    ([*GOOD, {"expected": "x"}], "whose prompt is null at place 4"),
+    ([*GOOD, {"expected": "x"}], "whose prompt is null at place 5"),
     ([{"prompt": 42}], "whose prompt is 42"),
     ([{"prompt": " "}], 'whose prompt is " "'),
     ([{"prompt": "Hi", "expected": ["a"]}], 'whose expected is ["a"]'),

@@ -145,6 +145,29 @@ def test_a_bad_end_is_told(run: Run, engine: Path, scenario: dict[str, Any], cau
         assert run()["action"] == "continued"
 
 
+def test_an_exit_code_alone_is_no_good_end(run: Run, engine: Path, tmp_path: Path) -> None:
+    """An engine that went down with its host may call the container's end a good one."""
+    fake_docker.play(engine, forgets=True)
+    found = run()
+    assert found["failed"] and found["cause"] == "restarted"
+    assert "run again, which goes on from the last checkpoint" in found["msg"]
+    assert not (tmp_path / "run" / "job.json").exists()
+    fake_docker.play(engine)
+    again = run()
+    assert (again["action"], again["done"]) == ("continued", True)
+
+
+def test_what_an_earlier_attempt_left_is_no_outcome_of_this_one(run: Run, engine: Path, tmp_path: Path) -> None:
+    assert run(step="finish", inputs="a")["done"]
+    fake_docker.play(engine, forgets=True)
+    assert run(step="finish", inputs="b")["cause"] == "restarted"
+    assert not (tmp_path / "run" / "report.json").exists()
+    # And the first questions are asked anew, as their report is gone.
+    fake_docker.play(engine)
+    assert run(step="finish", inputs="a", state="query")["done"] is False
+    assert run(step="finish", inputs="a")["done"]
+
+
 def test_a_stall_is_ended(run: Run, engine: Path) -> None:
     fake_docker.play(engine, steps=300, hang=3)
     found = run(stall_timeout=1, stop_timeout=5)
