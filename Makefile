@@ -75,7 +75,7 @@ test-fleet: venv
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
 
 test-finetune: venv
-	@echo "Molecule: fine-tuning on one host that serves behind a gateway (15 minutes)"
+	@echo "Molecule: fine-tuning on one host that serves behind a gateway (half an hour)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name finetune
 
 build: venv

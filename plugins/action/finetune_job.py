@@ -30,12 +30,14 @@ from ansible_collections.vicuna.fleet.plugins.action.git_lfs import tell_at_once
 from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_progress import (
     Container,
     Progress,
+    away_line,
     done_line,
     left_line,
     line,
     parse_progress,
     stalled,
     state_of,
+    stopping_line,
     told,
 )
 
@@ -46,7 +48,8 @@ POLL_S = 5.0
 # Seconds between two lines.
 SAY_S = 10.0
 # A connection that breaks, or an engine that starts anew, is tried again for so long: the training needs neither.
-PATIENCE_S = 300.0
+# A server with many GPUs takes ten minutes to boot.
+PATIENCE_S = 900.0
 # Before the answer, so that what the host's login prints is not taken for one.
 MARK = "vicuna-fleet-finetune"
 NOTE = "vicuna-finetune-watch-"
@@ -127,17 +130,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             # Left where the connection is lost: the training goes on then, too.
             note.unlink(missing_ok=True)
             if silent is not None:
-                self._patiently(lambda: self._module(args, state="stopped"))
-                return {**first, **self._stall(args, name, silent, progress)}
+                wait = int(args.get("stop_timeout") or 300)
+                self._say(stopping_line(self._host, silent, wait))
+                ended = not self._patiently(lambda: self._module(args, state="stopped")).get("failed")
+                return {**first, **self._stall(args, name, silent, progress, ended)}
         last = self._patiently(lambda: self._module(args, state="collected"))
         if not last.get("failed"):
             self._say(done_line(self._host, str(args.get("step") or "train"), self._last(last)))
         return {**last, "changed": True, "action": first.get("action", "none")}
 
-    def _stall(self, args: dict[str, Any], name: str, silent: float, progress: Progress | None) -> dict[str, Any]:
+    def _stall(
+        self, args: dict[str, Any], name: str, silent: float, progress: Progress | None, ended: bool
+    ) -> dict[str, Any]:
         """The failure; the log comes from the end that the module has seen."""
         seen = self._patiently(lambda: self._module(args, state="collected"))
-        problem = stalled(name, silent, progress)
+        problem = stalled(name, silent, progress, ended)
         kept: dict[str, Any] = {key: seen[key] for key in ("log", "exit_code", "progress", "oom_killed") if key in seen}
         return {**kept, "failed": True, "changed": True, "msg": told(problem), "cause": problem.cause}
 
@@ -190,7 +197,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ValueError:
             state = None
         if not mark or not isinstance(state, dict):
-            if mark and "no such" in answer.lower():
+            # Not "no such file": so newer clients tell of an engine that is not up yet.
+            if mark and "no such container" in answer.lower():
                 return None, None
             said = str(done.get("stderr") or "").strip() or first
             raise _NoAnswer(said[-300:] or "nothing came back")
@@ -198,15 +206,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """An answer over a connection that may break: the training goes on without it."""
-        deadline = None
+        lost = said = None
         while True:
             try:
                 return ask()
             except (AnsibleConnectionFailure, _NoAnswer) as error:
-                if deadline is None:
-                    deadline = self._clock() + PATIENCE_S
+                now = self._clock()
+                if lost is None or said is None:
+                    lost = said = now
                     self._say(f"{self._host}: no connection ({error}); the training goes on without it")
-                if self._clock() >= deadline:
+                elif now - said + POLL_S > SAY_S:
+                    said = now
+                    self._say(away_line(self._host, now - lost))
+                if now - lost >= PATIENCE_S:
                     raise AnsibleConnectionFailure(
                         f"The connection to the host has been lost for {PATIENCE_S:.0f} s ({error}). The training goes "
                         "on there; run again to watch it."

@@ -440,7 +440,18 @@ def _free_gpus(plan: Plan, facts: Mapping[str, Any], settings: Mapping[str, Any]
     drained = bool(settings.get("drain_serving"))
     units = gpu_units(gpu, own + serving if drained else own)
     able = [unit for unit in units if not unit.capability or version(unit.capability) >= version(MINIMUM_CAPABILITY)]
-    if units and not able:
+    if not units:
+        split = any(entry.get("mig") == "enabled" for entry in gpu.get("gpus") or [])
+        plan.refuse(
+            "gpu",
+            "MIG switched on, and no MIG device." if split else "a driver that lists no GPU.",
+            "at least one GPU, or one MIG device.",
+            "Make one with nvidia-smi mig -cgi and -cci, or switch MIG off with nvidia-smi -mig 0."
+            if split
+            else "Look at nvidia-smi -L and for Xid in dmesg, or take another host.",
+        )
+        return []
+    if not able:
         plan.refuse(
             "gpu",
             f"{units[0].label} with compute capability {units[0].capability}.",
@@ -476,11 +487,15 @@ def _place(plan: Plan, model: Model, units: list[Gpu], host: Mapping[str, Any], 
     wanted = settings.get("gpus")
     number = len(units) if wanted is None else int(wanted)
     if number > len(units):
+        # What a MIG device lacks, or another's process holds, draining does not give.
+        drain = "" if units[0].mig or settings.get("drain_serving") else f"set {VARIABLES['drain']}: true, "
         plan.refuse(
             "gpu",
-            f"{counted(len(units), 'GPU')} on which nothing runs.",
+            "one MIG device, of which a training can use no more."
+            if units[0].mig
+            else f"{counted(len(units), 'GPU')} on which nothing runs.",
             f"{number}, as {VARIABLES['gpus']} says.",
-            f"Lower {VARIABLES['gpus']}, set {VARIABLES['drain']}: true, or take another host.",
+            f"Lower {VARIABLES['gpus']}, {drain}or take another host.",
         )
         return
     chosen = units[:number]
@@ -501,16 +516,17 @@ def _place(plan: Plan, model: Model, units: list[Gpu], host: Mapping[str, Any], 
             _remedy(plan, model, settings, number, free),
         )
     else:
-        _judge_evaluation(plan, model, job, chosen)
+        # The one that the program asks base and result on is the first by name.
+        _judge_evaluation(plan, model, job, next(unit for unit in chosen if unit.name == plan.gpus[0]))
     _judge_host_memory(plan, model, job, host)
 
 
-def _judge_evaluation(plan: Plan, model: Model, job: Job, chosen: Sequence[Gpu]) -> None:
-    free, needed = chosen[0].free, evaluation_need(model, job)
+def _judge_evaluation(plan: Plan, model: Model, job: Job, unit: Gpu) -> None:
+    free, needed = unit.free, evaluation_need(model, job)
     if needed > free:
         plan.refuse(
             "gpu_memory",
-            f"{gib(free)} free on {chosen[0].label}, enough for the training.",
+            f"{gib(free)} free on {unit.label} ({unit.name}), enough for the training.",
             f"{gib(needed)} on one GPU afterwards, to ask the base and the merged result in float16.",
             "Take a host whose GPU holds the model in float16, as serving does, or a smaller model.",
         )

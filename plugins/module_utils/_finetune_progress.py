@@ -21,6 +21,8 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Pr
 
 # In the order in which a run goes through them.
 STEPS = ("check", "train", "finish")
+# What each leaves in the run's directory at its very end.
+OUTCOMES = {"check": "check.json", "train": "trained.json", "finish": "report.json"}
 PREFIX = "vicuna-finetune-"
 LABEL_RUN, LABEL_STEP, LABEL_INPUTS = "vicuna.finetune.run", "vicuna.finetune.step", "vicuna.finetune.inputs"
 PHASES = ("loading", "training", "saving", "merging", "evaluating", "done", "failed")
@@ -32,6 +34,8 @@ TMPFS = f"{HOME}:mode=1777"
 # Exit codes of the program in the image.
 DROPS, DIVERGED, BAD_INPUT = 2, 3, 4
 SIGNALS = (130, 143)
+# What the engine notes of a container that was running when it, or the host, went down.
+LOST = 255
 # Lines of the log that a failure shows.
 LOG_LINES = 20
 # Without news for longer than this, numbers are not told as if they were new.
@@ -146,6 +150,16 @@ def left_line(host: str, name: str) -> str:
     )
 
 
+def away_line(host: str, seconds: float) -> str:
+    """gpu-1: no connection for 1 min 30 s; the training goes on without it."""
+    return f"{host}: no connection for {duration(seconds)}; the training goes on without it, unless the host restarts"
+
+
+def stopping_line(host: str, silent_s: float, wait_s: float) -> str:
+    """gpu-1: no progress for 30 min; stopping it, which takes up to 5 min."""
+    return f"{host}: no progress for {duration(silent_s)}; stopping it, which takes up to {duration(wait_s)}"
+
+
 # --- the container -----------------------------------------------------------------------------------------------
 
 
@@ -240,6 +254,12 @@ def state_of(state: Mapping[str, t.Any], name: str = "", run_id: str = "", step:
     )
 
 
+def checked(container: Container, outcome: bool) -> Container:
+    """A container that ended well, and left nothing, did not: an engine that was down may not know how one ended."""
+    ended = not container.running and not container.created and container.exit_code == 0
+    return replace(container, exit_code=LOST) if ended and not outcome else container
+
+
 @dataclass(frozen=True)
 class Decision:
     """What to do for a step of a run."""
@@ -296,11 +316,12 @@ def busy(container: Container) -> Problem:
     )
 
 
-def stalled(name: str, seconds: float, progress: Progress | None) -> Problem:
+def stalled(name: str, seconds: float, progress: Progress | None, ended: bool = True) -> Problem:
     where = f" (last: {progress.phase}, step {progress.step} of {progress.steps})" if progress else ""
+    end = "has been stopped" if ended else "cannot be stopped, and holds its GPUs"
     return Problem(
         "stalled",
-        f"no progress for {duration(seconds)}{where}; the container {name} has been stopped.",
+        f"no progress for {duration(seconds)}{where}; the container {name} {end}.",
         "news at least at every step.",
         "look at its log and at nvidia-smi (a GPU that hangs shows in dmesg as Xid), and run again, which goes on from "
         "the last checkpoint; where a single step takes so long, raise finetune_stall_timeout.",
@@ -396,6 +417,13 @@ def explain(step: str, container: Container, progress: Progress | None, log: Seq
             said or f"the training ended by a signal{where}, with a checkpoint.",
             "" if said else "an end of its own.",
             "" if said else "run again, which goes on from there.",
+        )
+    if code == LOST:
+        return Problem(
+            "restarted",
+            f"the training ended with its host or its engine{where}, which started anew or lost its power.",
+            "both to stay up until the end.",
+            "run again, which goes on from the last checkpoint.",
         )
     if code == 137:
         return Problem(

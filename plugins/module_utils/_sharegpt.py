@@ -726,3 +726,13 @@ def problems(found: Survey, allow_dropped: bool) -> list[str]:
     if allow_dropped and not unread and found.used:
         return []
     return found.findings.lines(ERROR)
+
+
+def way_out(found: Survey) -> list[str]:
+    """How many have errors, and that they can be left out; empty where nothing would be left, or read, without them."""
+    if not found.dropped or not found.used or found.findings.counts["json"] + found.findings.counts["utf16"]:
+        return []
+    return [
+        f"Found: {found.dropped} of {found.dialogues} dialogues with errors. Expected: none. Remedy: mend them, or set "
+        "finetune_allow_dropped: true, which leaves them out and counts them."
+    ]

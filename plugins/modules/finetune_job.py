@@ -37,8 +37,9 @@ options:
       - V(started) does not wait.
       - V(collected) tells how the container stands, and writes down an end; it starts nothing.
       - V(stopped) ends it, which lets it save a checkpoint.
+      - V(query) tells what is left to do of the step, and changes nothing. It fails where another run is at work.
     type: str
-    choices: [finished, started, collected, stopped]
+    choices: [finished, started, collected, stopped, query]
     default: finished
   run_dir:
     description: Directory of the run on the host, mounted as C(/run-dir).
@@ -109,6 +110,12 @@ EXAMPLES = r"""
     run_id: 0123456789ab
     run_dir: /var/lib/vicuna/finetune/0123456789ab
     state: stopped
+
+- name: Ask whether anything is left to do
+  vicuna.fleet.finetune_job:
+    run_id: 0123456789ab
+    run_dir: /var/lib/vicuna/finetune/0123456789ab
+    state: query
 """
 
 RETURN = r"""
@@ -121,6 +128,7 @@ action:
   description:
     - V(none), where the step had ended well before; V(attached), where it was at work; V(started); V(continued), where
       it had ended badly; V(collected); V(stopped).
+    - With O(state=query) what V(started) would do, or V(waiting), where an earlier step of the run is at work.
   returned: success
   type: str
   sample: started
@@ -174,11 +182,14 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import Done,
 from ansible_collections.vicuna.fleet.plugins.module_utils._finetune_progress import (
     LABEL_RUN,
     LOG_LINES,
+    OUTCOMES,
     PREFIX,
     STEPS,
     Container,
+    Decision,
     Progress,
     Spec,
+    checked,
     container_of,
     decide,
     explain,
@@ -193,10 +204,12 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Pr
 # Seconds that a question to the engine may take; starting a container may pull its layers from a slow disk.
 ASK_S, START_S = 60, 300
 POLL_S = 2.0
+STATES = ("finished", "started", "collected", "stopped", "query")
+ACTIONS = {"start": "started", "continue": "continued", "attached": "attached", "none": "none", "refuse": "waiting"}
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "run_id": {"type": "str", "required": True},
     "step": {"type": "str", "choices": list(STEPS), "default": "train"},
-    "state": {"type": "str", "choices": ["finished", "started", "collected", "stopped"], "default": "finished"},
+    "state": {"type": "str", "choices": list(STATES), "default": "finished"},
     "run_dir": {"type": "path", "required": True},
     "base": {"type": "path", "default": ""},
     "image": {"type": "str", "default": ""},
@@ -304,8 +317,22 @@ class Job:
         except (OSError, UnicodeDecodeError):
             return None
 
+    def containers(self) -> list[Container]:
+        """Every training's container, and of this run's how it ended in truth."""
+        return [
+            checked(one, self.outcome(one.step).is_file()) if one.name == self.name and one.step in OUTCOMES else one
+            for one in self.docker.containers()
+        ]
+
     def container(self) -> Container | None:
-        return next((one for one in self.docker.containers() if one.name == self.name), None)
+        return next((one for one in self.containers() if one.name == self.name), None)
+
+    def done(self) -> dict[str, t.Any]:
+        """The steps that have ended well, and whose outcome is still there."""
+        return {step: one for step, one in self.record.read().items() if step in STEPS and self.outcome(step).is_file()}
+
+    def outcome(self, step: str) -> Path:
+        return self.run_dir / OUTCOMES[step]
 
     def answer(self, action: str, changed: bool, container: Container | None = None, **more: t.Any) -> dict[str, t.Any]:
         progress = self.progress()
@@ -324,13 +351,26 @@ class Job:
 
     # ------------------------------------------------------------------------------------------ starting
 
-    def start(self) -> dict[str, t.Any]:
-        """Start the step, or find it at work, or done."""
-        containers = self.docker.containers()
-        done = self.record.read()
-        decision = decide(self.params["run_id"], self.step, containers, done, self.params["inputs"])
+    def decide(self) -> tuple[Decision, Container | None]:
+        """What starting the step comes to, and the run's container."""
+        containers = self.containers()
+        done = self.done()
         mine = next((one for one in containers if one.name == self.name), None)
         self.before = self.after = words(mine, self.step, done)
+        return decide(self.params["run_id"], self.step, containers, done, self.params["inputs"]), mine
+
+    def query(self) -> dict[str, t.Any]:
+        """What is left to do of the step."""
+        decision, mine = self.decide()
+        if decision.problem and decision.problem.cause != "step_running":
+            raise Failed(decision.problem)
+        done = decision.action == "none"
+        left = "is done" if done else "is left to do"
+        return self.answer(ACTIONS[decision.action], False, mine, done=done, msg=f"step {self.step} {left}")
+
+    def start(self) -> dict[str, t.Any]:
+        """Start the step, or find it at work, or done."""
+        decision, mine = self.decide()
         if decision.problem:
             raise Failed(decision.problem)
         if decision.action == "attached":
@@ -339,7 +379,7 @@ class Job:
             self.put_away(decision.ended)
         if decision.action == "none":
             return self.answer("none", False, done=True, exit_code=0, msg=f"step {self.step} was done before")
-        action = {"start": "started", "continue": "continued"}[decision.action]
+        action = ACTIONS[decision.action]
         self.after = f"step {self.step} at work"
         if self.check_mode:
             return self.answer(action, True, msg=f"step {self.step} would be {action}")
@@ -372,7 +412,9 @@ class Job:
             stop_timeout=params["stop_timeout"],
             inputs=params["inputs"],
         )
-        # What an earlier attempt said last is not taken for news.
+        # What an earlier attempt said and left is not taken for this one's. What was trained stays trained.
+        if self.step != "train":
+            self.outcome(self.step).unlink(missing_ok=True)
         now = time.time()
         replace(self.run_dir / "progress.json", Progress(updated=now, started=now).to_json() + "\n")
         done = self.docker.call(run_arguments(spec), START_S)
@@ -392,7 +434,7 @@ class Job:
     def collect(self) -> dict[str, t.Any]:
         """How it stands, and an end written down."""
         container = self.container()
-        done = self.record.read()
+        done = self.done()
         self.before = self.after = words(container, self.step, done)
         if container and container.running:
             return self.answer("collected", False, container, msg=f"step {container.step} is at work")
@@ -414,7 +456,7 @@ class Job:
 
     def stop(self) -> dict[str, t.Any]:
         container = self.container()
-        self.before = self.after = words(container, self.step, self.record.read())
+        self.before = self.after = words(container, self.step, self.done())
         if not container or not container.running:
             return self.answer("stopped", False, container, msg="nothing is at work")
         self.after = "stopped"
@@ -473,6 +515,8 @@ def main() -> None:
             result = job.collect()
         elif state == "stopped":
             result = job.stop()
+        elif state == "query":
+            result = job.query()
         elif state == "started" or module.check_mode:
             result = job.start()
         else:

@@ -176,6 +176,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._sharegpt import (
     hold_out,
     problems,
     survey,
+    way_out,
     write,
 )
 
@@ -252,7 +253,7 @@ def answer(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     }
     wrong = problems(found, params["allow_dropped"])
     if wrong:
-        return {**result, "failed": True, "msg": "\n".join(wrong)}
+        return {**result, "failed": True, "msg": "\n".join([*wrong, *way_out(found)])}
     try:
         hold_out(found, params["heldout"], params["seed"])
         if params["dest"] and differs(found, Path(params["dest"])):

@@ -6,11 +6,13 @@
     pytest tests/finetune/test_train.py     # in an environment made of roles/finetune/files/image/finetune.txt and
                                             # roles/fastchat/files/image/torch-cpu.txt; or in the image
 
-7 minutes of one core in all. Nothing of it needs a GPU; QLoRA and sharding over GPUs are not reached.
+7 minutes of one core in all. Nothing of it needs a GPU. With roles/finetune/files/image/finetune-cuda.txt, QLoRA
+is trained and merged too, by its kernels for the CPU. Sharding over GPUs is not reached.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -276,3 +278,48 @@ def test_without_held_out_dialogues_and_prompts(make_run: Callable[..., Run]) ->
     run.call("finish")
     report = run.read("report.json")
     assert (report["heldout_loss"], report["answers"]) == ({"base": None, "tuned": None}, [])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="not installed: bitsandbytes")
+def test_an_adapter_over_4_bits_is_merged_into_the_unquantised_base(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's own steps with qlora, which its settings leave to GPUs."""
+    monkeypatch.syspath_prepend(str(IMAGE))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from safetensors.torch import load_file
+    from vicuna_finetune import finish, train
+    from vicuna_finetune import settings as program
+    from vicuna_finetune.progress import Progress
+
+    torch.set_num_threads(1)
+    made = make_run(max_steps=5, learning_rate=1e-2)
+    values = dataclasses.replace(program.parse(made.read("settings.json")), method="qlora")
+    run = program.RunDir(made.path)
+    loaded: list[Any] = []
+    load_model = train.load_model
+    monkeypatch.setattr(train, "load_model", lambda *args: loaded.append(load_model(*args)) or loaded[-1])
+    train.train(run, made.base, values, Progress(run.progress))
+    assert any(isinstance(module, Linear4bit) for module in loaded[0].modules())
+    finish.finish(run, made.base, values, Progress(run.progress))
+
+    before, after = (load_file(str(path / "model.safetensors")) for path in (made.base, run.result))
+    assert dtypes(run.result) == dtypes(made.base)
+    # What has no adapter is the base's own to the last bit, and not what 4 bits have left of it.
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.split(".")[-2] in program.TARGETS}
+    # And what has one is the base's own with the adapter's product, to a bit of its type.
+    adapter = load_file(str(run.adapter / "adapter_model.safetensors"))
+    for name in changed:
+        down, up = (adapter[f"base_model.model.{name[:-7]}.lora_{side}.weight"].float() for side in "AB")
+        added = values.lora_alpha / values.lora_rank * up @ down
+        assert float(added.abs().max()) > 1e-3
+        assert torch.allclose(after[name].float(), before[name].float() + added, rtol=1e-3, atol=1e-6), name
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (SETTINGS["base_repo"], SETTINGS["base_commit"])
+    report = made.read("report.json")
+    assert (report["method"], report["train"]["steps"]) == ("qlora", 5)
+    assert set(report["adapter_files"]) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in run.adapter.iterdir()} == {0o644}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[2] / "tests/fleet"))
+sys.path[:0] = [str(HERE.parents[2] / "tests/fleet"), str(HERE.parents[2] / "tests/finetune")]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bad_dialogues
 import pytest
 from scenario import (
     HOSTS,
@@ -93,6 +94,16 @@ def test_a_bad_data_set_changes_nothing(tmp_path: Path, text: str, words: str) -
     assert (containers(HOST), on(HOST, f"ls {RUNS} 2>/dev/null | wc -l")) == before
 
 
+def test_every_kind_of_bad_dialogue_is_named_at_once(tmp_path: Path) -> None:
+    names = bad_dialogues.write(tmp_path)
+    before = containers(HOST)
+    done = finetune(finetune_dataset=str(tmp_path))
+    assert done.returncode != 0
+    assert [name for name in names if name not in said(done)] == [], done.stdout[-4000:]
+    assert re.search(r"changed=0 .*failed=1", done.stdout), done.stdout[-1000:]
+    assert containers(HOST) == before
+
+
 @pytest.mark.fast
 @pytest.mark.usefixtures("base_again")
 def test_an_adapter_is_trained_and_rolled_out(tmp_path: Path) -> None:
@@ -131,12 +142,21 @@ def test_check_mode_touches_nothing() -> None:
 
 
 def test_other_questions_only_ask_again(tmp_path: Path) -> None:
-    kept = {"finetune_report": str(tmp_path), "finetune_promote": False}
+    """The adapter alone is pushed, too: to a branch of its own, with the base's name in it."""
+    kept = {
+        "finetune_report": str(tmp_path),
+        "finetune_promote": False,
+        "finetune_push_adapter_branch": "tuned-adapter",
+    }
     done = finetune(**kept, finetune_prompts=[{"prompt": "What is your name?"}])
     assert done.returncode == 0, done.stdout[-3000:]
     assert "merged and evaluated" in done.stdout and "trained 300 steps" not in done.stdout
     report = json.loads(next(tmp_path.glob("*/report.json")).read_text())
     assert [each["prompt"] for each in report["answers"]] == ["What is your name?"]
+    config = json.loads(on(HOST, f"cat {RUNS}/{report['run_id']}/adapter/adapter_config.json"))
+    assert (config["base_model_name_or_path"], config["revision"]) == (report["base"]["repo"], NEW)
+    pushed = on(HOST, "git ls-remote http://hub/lmsys/vicuna-tiny refs/heads/tuned-adapter").split()[0]
+    assert f"http://hub/lmsys/vicuna-tiny at {pushed}" in said(done)
 
 
 def test_a_model_that_is_not_better_is_not_rolled_out(tmp_path: Path) -> None:
@@ -197,6 +217,33 @@ def test_killed_at_half_it_goes_on_to_the_same_model(tmp_path: Path) -> None:
     made = [json.loads(next((tmp_path / name).glob("*/report.json")).read_text()) for name in ("unbroken", "broken")]
     assert made[0]["files"]["model.safetensors"] == made[1]["files"]["model.safetensors"]
     on(HOST, "rm -rf /var/lib/vicuna/unbroken /var/lib/vicuna/broken")
+
+
+def test_a_host_that_loses_its_power_in_the_middle_goes_on_from_its_checkpoint() -> None:
+    """The run waits for the host, names what happened, and the next one goes on; what serves comes back by itself."""
+    folder = "/var/lib/vicuna/power"
+    settings = {"finetune_epochs": 10, "finetune_save_steps": 20, "finetune_promote": False, "finetune_push_repo": ""}
+    settings |= {"finetune_dir": folder, "finetune_report": ""}
+    first: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: first.append(finetune(**settings)))
+    thread.start()
+    half = f"jq --exit-status '.steps > 0 and 2 * .step >= .steps' {folder}/*/progress.json"
+    wait_for(lambda: bool(on(HOST, half)), 240, "half of the steps")
+    # As when the power is cut: nothing says goodbye.
+    subprocess.run(["docker", "kill", f"vicuna-sandbox-{HOST}"], check=True, timeout=30)
+    subprocess.run(["docker", "start", f"vicuna-sandbox-{HOST}"], check=True, timeout=60)
+    thread.join()
+    assert first[0].returncode != 0
+    assert "no connection" in first[0].stdout, first[0].stdout[-3000:]
+    assert "run again" in said(first[0]).lower(), first[0].stdout[-3000:]
+    wait_for(lambda: states(HOST) == {"UP"}, 120, "a host that serves again")
+
+    second = finetune(**settings)
+    assert second.returncode == 0, second.stdout[-3000:]
+    assert "goes on from the last checkpoint" in second.stdout
+    steps = [step for step, _loss in losses(folder)]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 40
+    on(HOST, f"rm -rf {folder}")
 
 
 @pytest.mark.usefixtures("base_again")

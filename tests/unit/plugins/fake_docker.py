@@ -5,7 +5,7 @@
 
 ``install(folder)`` puts it into ``folder/bin``. What a training does stands in ``folder/scenario.json``: ``steps``,
 ``pause`` (seconds a step), ``exit``, ``message``, ``log`` (lines), ``oom``, ``hang`` (no more news from that step on),
-``run_fails``, ``files`` ({step: {path in the run's directory: content}}).
+``run_fails``, ``files`` ({step: {path in the run's directory: content}}), ``forgets`` (it ends early with exit code 0).
 What it was asked is kept in ``folder/asked``, a line for each call.
 """
 
@@ -81,6 +81,9 @@ def train(folder: Path, name: str, run_dir: Path, step: str) -> int:
         (run_dir / name_of).parent.mkdir(exist_ok=True)
         (run_dir / name_of).write_text(content, encoding="utf-8")
     code = int(scenario.get("exit", 0))
+    outcome = run_dir / {"check": "check.json", "train": "trained.json", "finish": "report.json"}[step]
+    if not code and not scenario.get("forgets") and not outcome.exists():
+        outcome.write_text("{}", encoding="utf-8")
     tell("failed" if code else "done", steps, str(scenario.get("message", "")))
     return code
 
@@ -147,7 +150,8 @@ class Fake:
         if command == "run":
             return self.run(rest)
         if command == "ps":
-            print("\n".join(self.names()))
+            every = "--all" in rest
+            print("\n".join(name for name in self.names() if every or self.state(name)["Running"]))
         elif command == "inspect":
             names = [part for part in rest[2:] if part in self.names()]
             missing = [rest[-1]] if rest[-1] not in self.names() else []

@@ -166,6 +166,30 @@ def test_a_stall_is_ended_and_named(play) -> None:
     assert 60 < played.now < 80
 
 
+def test_a_container_that_cannot_be_stopped_is_not_said_to_be(play) -> None:
+    stuck = {"failed": True, "msg": "Found: it cannot be stopped", "cause": "not_stopped"}
+    found = play([STARTED, stuck, {"running": True}], [look(3)], stall_timeout=60).run()
+    assert found["failed"] and found["cause"] == "stalled"
+    assert "cannot be stopped" in found["msg"] and "has been stopped" not in found["msg"]
+
+
+def test_a_host_that_restarts_is_waited_for_with_a_line_every_ten_seconds(play) -> None:
+    """Eight minutes of booting, an engine that is not up yet, and the container as the engine finds it."""
+    lost = AnsibleConnectionFailure("ssh: no route")
+    engine = said(
+        "failed to connect to the docker API: dial unix /var/run/docker.sock: connect: no such file or directory"
+    )
+    failed = {"failed": True, "msg": "Found: the training ended with its host", "cause": "restarted"}
+    played = play([STARTED, failed], [look(1), *[lost] * 94, engine, engine, look(1, running=False)])
+    times: list[float] = []
+    played.plugin._display.display = lambda line, **_how: (times.append(played.now), played.said.append(line))
+    found = played.run()
+    assert played.now > 480 and found["cause"] == "restarted"
+    assert played.calls == ["started", "collected"]
+    assert max(later - earlier for earlier, later in zip(times, times[1:])) <= 10.0
+    assert any("no connection for 5 min" in line for line in played.said)
+
+
 def test_a_lost_connection_is_waited_for(play) -> None:
     lost = AnsibleConnectionFailure("ssh: gone")
     engine = said("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.")

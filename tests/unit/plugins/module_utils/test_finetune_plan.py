@@ -201,6 +201,8 @@ REFUSALS = [
     ({"gpu": gpus(answers=False, error="NVRM: mismatch.")}, "gpu", "(NVRM: mismatch)"),
     ({"gpu": cards(1, A10, compute_capability="7.5")}, "gpu", "compute capability 7.5"),
     ({"gpu": cards(2, A100_80), "gpus": 4}, "gpu", "4, as finetune_gpus says"),
+    ({"gpu": cards(1, A10, mig="enabled")}, "gpu", "MIG switched on, and no MIG device"),
+    ({"gpu": gpus()}, "gpu", "a driver that lists no GPU"),
     ({"gpu": cards(1, A10), "shape": AWQ_7B, "method": "lora"}, "model", "quantised (awq 4-bit)"),
     ({"gpu": cards(1, A10), "method": "lora", "max_length": 8192}, "length", "at most 4096 tokens"),
     ({"device": "cpu", "method": "qlora"}, "method", "CUDA's"),
@@ -252,6 +254,26 @@ def test_mig() -> None:
     found = plan(gpu=mig, method="qlora")
     assert found["gpus"] == ["nvidia.com/gpu=0:1"] and found["fits"]
     assert "MIG" in found["warnings"][0]
+    # Found again while it trains there, it gets the same device.
+    trains = {**SERVES, "container": "train0123"}
+    again = {**mig, "gpus": [{**mig["gpus"][0], "processes": [trains]}]}
+    assert plan(gpu=again, training=("train0123",), method="qlora")["gpus"] == found["gpus"]
+    # More than one is no use to it, and no drain gives it more.
+    message = plan(gpu=mig, method="qlora", gpus=2)["problems"][0]["message"]
+    assert message.startswith("Found one MIG device") and "drain" not in message
+
+
+def test_base_and_result_are_asked_on_the_first_gpu_by_name() -> None:
+    """Not on the one with the most room: QLoRA's 4-bit weights fit on both here, float16 on the second alone."""
+    uneven = cards(2, A10)
+    uneven["gpus"][0].update(memory_total_mib=12 * 1024, memory_free_mib=12 * 1024)
+    found = plan(gpu=uneven, method="qlora")
+    assert found["gpus"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+    assert checks(found) == ["gpu_memory"]
+    assert "(nvidia.com/gpu=0), enough for the training" in found["problems"][0]["message"]
+    # One of the two is enough: the one with the most room.
+    found = plan(gpu=uneven, method="qlora", gpus=1)
+    assert found["gpus"] == ["nvidia.com/gpu=1"] and found["fits"]
 
 
 def test_it_is_told_in_words() -> None:

@@ -102,6 +102,8 @@ DECISIONS: list[tuple[list[fp.Container], list[str], str, str]] = [
     ([box(exit_code=3)], [], "continue", ""),
     ([box(exit_code=137, oom_killed=True)], [], "continue", ""),
     ([box(created=True)], [], "continue", ""),
+    # The host was rebooted: the check before it is known, the training is not.
+    ([box(exit_code=255)], ["check"], "continue", ""),
     ([box("check")], [], "start", ""),
     ([box("check", exit_code=2)], [], "start", ""),
     ([OTHER], [], "refuse", "busy"),
@@ -197,6 +199,7 @@ ENDS: list[tuple[dict[str, Any], str, list[str], str, str]] = [
     ({"exit_code": 143}, "stopped at step 5 of 9; run it again", [], "stopped", "at step 5 of 9"),
     ({"exit_code": 137, "oom_killed": True}, "", [], "host_memory", "finetune_memory"),
     ({"exit_code": 137}, "", [], "killed", "kernel log"),
+    ({"exit_code": 255}, "", ["step 7"], "restarted", "run again, which goes on from the last checkpoint"),
     ({"exit_code": 1}, "", OOM, "gpu_memory", "finetune_batch_size"),
     ({"exit_code": 1}, "the GPU's memory is full (2 GiB); lower finetune_max_length", OOM, "gpu_memory", "is full (2"),
     ({"exit_code": 135}, "", ["Bus error (core dumped)"], "shared_memory", "finetune_shm_size"),
@@ -225,3 +228,6 @@ def test_why_it_ended(how: dict[str, Any], said: str, log: list[str], cause: str
 def test_a_stall_names_where() -> None:
     text = fp.told(fp.stalled(NAME, 1800, progress()))
     assert "30 min" in text and "step 120 of 3000" in text and "finetune_stall_timeout" in text
+    assert "has been stopped" in text
+    text = fp.told(fp.stalled(NAME, 1800, progress(), ended=False))
+    assert "cannot be stopped, and holds its GPUs" in text and "has been" not in text

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
@@ -30,6 +31,25 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._sharegpt import (
     survey,
     write,
 )
+
+BAD = importlib.util.spec_from_file_location(
+    "bad_dialogues", Path(__file__).resolve().parents[3] / "finetune/bad_dialogues.py"
+)
+assert BAD and BAD.loader
+bad_dialogues = importlib.util.module_from_spec(BAD)
+BAD.loader.exec_module(bad_dialogues)
+
+
+def test_there_is_a_bad_file_for_each_kind_and_all_are_named_at_once(tmp_path: Path) -> None:
+    assert set(bad_dialogues.FILES) == {kind for kind, (severity, _expected) in KINDS.items() if severity == ERROR}
+    names = bad_dialogues.write(tmp_path)
+    found = survey(tmp_path)
+    assert sorted(found.findings.counts) == sorted(bad_dialogues.FILES)
+    said = problems(found, allow_dropped=False)
+    assert [[line for line in said if line.startswith(name)] for name in names] == [
+        [line] for name in names for line in said if line.startswith(name)
+    ]
+    assert len(said) == len(names)
 
 
 def dialogue(*texts: str, name: Any = "a", first: str = "human") -> dict[str, Any]:

@@ -145,6 +145,29 @@ def test_a_bad_end_is_told(run: Run, engine: Path, scenario: dict[str, Any], cau
         assert run()["action"] == "continued"
 
 
+def test_an_exit_code_alone_is_no_good_end(run: Run, engine: Path, tmp_path: Path) -> None:
+    """An engine that went down with its host may call the container's end a good one."""
+    fake_docker.play(engine, forgets=True)
+    found = run()
+    assert found["failed"] and found["cause"] == "restarted"
+    assert "run again, which goes on from the last checkpoint" in found["msg"]
+    assert not (tmp_path / "run" / "job.json").exists()
+    fake_docker.play(engine)
+    again = run()
+    assert (again["action"], again["done"]) == ("continued", True)
+
+
+def test_what_an_earlier_attempt_left_is_no_outcome_of_this_one(run: Run, engine: Path, tmp_path: Path) -> None:
+    assert run(step="finish", inputs="a")["done"]
+    fake_docker.play(engine, forgets=True)
+    assert run(step="finish", inputs="b")["cause"] == "restarted"
+    assert not (tmp_path / "run" / "report.json").exists()
+    # And the first questions are asked anew, as their report is gone.
+    fake_docker.play(engine)
+    assert run(step="finish", inputs="a", state="query")["done"] is False
+    assert run(step="finish", inputs="a")["done"]
+
+
 def test_a_stall_is_ended(run: Run, engine: Path) -> None:
     fake_docker.play(engine, steps=300, hang=3)
     found = run(stall_timeout=1, stop_timeout=5)
@@ -179,3 +202,32 @@ def test_an_engine_that_does_not_answer(run: Run, engine: Path) -> None:
     found = run()
     assert found["failed"] and found["cause"] == "docker"
     assert "Cannot connect" in found["msg"]
+
+
+def test_asking_what_is_left_changes_nothing(run: Run, engine: Path, tmp_path: Path) -> None:
+    def ask(**arguments: Any) -> tuple[bool, str, bool]:
+        found = run(state="query", **arguments)
+        assert not found.get("failed"), found["msg"]
+        return found["changed"], found["action"], found["done"]
+
+    assert ask() == (False, "started", False)
+    assert list((tmp_path / "run").iterdir()) == [] and calls(engine, "run") == []
+    fake_docker.play(engine, steps=200, pause=0.1)
+    run(state="started")
+    assert ask() == (False, "attached", False)
+    # Merging waits for the training, which is no failure of the question.
+    assert ask(step="finish") == (False, "waiting", False)
+    run(state="stopped")
+    assert ask() == (False, "continued", False)
+    assert calls(engine, "rm") == []
+    fake_docker.play(engine)
+    run()
+    assert ask() == (False, "none", True)
+    assert ask(step="finish", inputs="a") == (False, "started", False)
+
+
+def test_another_run_at_work_is_named_before_room_is_made_for_this_one(run: Run, engine: Path) -> None:
+    fake_docker.play(engine, steps=200, pause=0.1)
+    run(state="started", run_id="ffffffffffff")
+    found = run(state="query")
+    assert found["failed"] and found["cause"] == "busy" and "vicuna-finetune-ffffffffffff" in found["msg"]

@@ -125,10 +125,14 @@ def test_errors_fail(run: Run, tmp_path: Path) -> None:
     assert [finding["where"] for finding in result["findings"]] == [
         {"file": "data.json", "index": n, "id": f"d{n}", "turn": 1, "line": 1} for n in range(2)
     ]
-    first, _second, rest = result["msg"].splitlines()
+    first, _second, rest, way_out = result["msg"].splitlines()
     assert first.startswith('data.json[0].conversations[1] (id "d0"), line 1. Found: no text. Expected: ')
     assert "Remedy: " in first
     assert rest == "… and 6 more: empty_turn."
+    assert way_out.startswith("Found: 8 of 10 dialogues with errors. Expected: none. ")
+    assert "finetune_allow_dropped" in way_out
+    # Where nothing would be left, it is no way out.
+    assert "finetune_allow_dropped" not in run(bad)["msg"]
     assert "warnings" not in result
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(IMAGE))
 
 from vicuna_finetune import base_model, card, checkpoints, curve, launch, settings  # noqa: E402 - the path is set above
 from vicuna_finetune.__main__ import main, out_of_memory  # noqa: E402 - the path is set above
-from vicuna_finetune.errors import BadInput, Stopped  # noqa: E402 - the path is set above
+from vicuna_finetune.errors import BadInput, Problem, Stopped, measured  # noqa: E402 - the path is set above
 from vicuna_finetune.progress import Log, Progress, read_log, write_atomically  # noqa: E402 - the path is set above
 
 SETTINGS: dict[str, Any] = {
@@ -161,6 +161,22 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     assert checkpoints.newest_whole(tmp_path) is None
     assert len(checkpoints.remove_broken(tmp_path)) == 5
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that loses its power goes on from it; and the older ones go only then."""
+    path = make_checkpoint(tmp_path, 10, whole=False)
+    flushed: list[str] = []
+    # What a file handle is of.
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    seen: list[int] = []
+    checkpoints.complete(path, lambda: seen.append(len(flushed)), seconds=1.0)
+    names = [Path(name).relative_to(tmp_path).as_posix() for name in flushed]
+    listed = next(at for at, name in enumerate(names) if checkpoints.LIST in name)
+    files = [file.relative_to(tmp_path).as_posix() for file in path.rglob("*") if checkpoints.LIST not in file.name]
+    assert files and set(files) <= set(names[:listed])
+    assert "." in names[:listed] and names[-1] == "checkpoint-10"
+    assert len(seen) == listed
 
 
 def test_old_checkpoints_go_and_the_one_being_written_stays(tmp_path: Path) -> None:
@@ -313,6 +329,40 @@ def test_a_card_has_metadata_and_figures() -> None:
     assert 'vicuna_model_name: "vicuna-tuned"' in body
     assert "`lora_rank`" in body
     assert max(map(len, body.splitlines())) < 700
+
+
+def test_the_adapters_own_card() -> None:
+    text = card.card(REPORT, adapter=True)
+    _, head, body = text.split("---\n", 2)
+    assert (yaml.safe_load(head)["base_model_relation"], yaml.safe_load(head)["library_name"]) == ("adapter", "peft")
+    assert "# vicuna-tuned, the adapter alone" in body and "## Deploy" not in body
+    assert "| held-out loss of this model | 1.2 (-20.0%) |" in body
+
+
+def test_an_adapter_names_its_base(tmp_path: Path) -> None:
+    """peft writes the path that the base had in the container."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/base", "r": 8, "revision": null}')
+    base_model.name_base(tmp_path, settings.parse(SETTINGS))
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
+        "base_model_name_or_path": SETTINGS["base_repo"],
+        "r": 8,
+        "revision": SETTINGS["base_commit"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "status", "words"),
+    [
+        ("tuned", math.nan, 3, "the result's held-out loss is nan: expected a number"),
+        ("tuned", math.inf, 3, "lower finetune_learning_rate (now 0.0002, try 2e-05)"),
+        ("base", math.nan, 4, "the base's held-out loss is nan"),
+    ],
+)
+def test_a_result_that_cannot_be_measured_is_none(name: str, loss: float, status: int, words: str) -> None:
+    assert [measured(name, good, 2e-4) for good in (1.5, None)] == [1.5, None]
+    with pytest.raises(Problem) as raised:
+        measured(name, loss, 2e-4)
+    assert raised.value.exit_status == status and words in str(raised.value)
 
 
 def test_a_card_without_held_out_dialogues_and_prompts() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[4]
 # The roles' tests are no package.
@@ -162,14 +163,79 @@ def test_what_is_not_better_is_not_promoted(host: Host) -> None:
     assert host.runs() == ["check", "train", "finish"]
 
 
+GATE: list[tuple[Any, Any, str]] = [
+    (2.0, 1.5, ""),
+    (2.0, 2.5, "Expected at least 0.0 % less"),
+    (2.0, float("nan"), "Expected numbers, of which one is less"),
+    (float("nan"), 1.0, "Expected numbers, of which one is less"),
+    (float("inf"), 1.0, "Expected numbers, of which one is less"),
+    (None, None, "Found no held-out loss"),
+]
+
+
+def test_what_is_no_number_passes_no_gate(tmp_path: Path) -> None:
+    """The gate alone, as the role's variables have it."""
+    told = "{{ __finetune_not_better | select | join(' ') }}"
+    tasks = [
+        {
+            "name": f"Case {number}",
+            "ansible.builtin.debug": {"msg": f"case {number}: [{told}]"},
+            "vars": {"__finetune_report": {"heldout_loss": {"base": before, "tuned": after}, "answers": []}},
+        }
+        for number, (before, after, _words) in enumerate(GATE)
+    ]
+    files = [str(ROOT / "roles/finetune" / name / "main.yml") for name in ("defaults", "vars")]
+    play = {"name": "Judge", "hosts": "localhost", "gather_facts": False, "vars_files": files, "tasks": tasks}
+    # YAML's own words for what is no number.
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(tmp_path / "play.yml")],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    for number, (_before, _after, words) in enumerate(GATE):
+        said = output(done).split(f"case {number}: [")[1].split("]")[0]
+        assert words in said if words else said == "", said
+
+
+def test_a_second_run_changes_nothing(host: Host) -> None:
+    """What asks what is left to do is no change; another one would be a new training."""
+    fake_docker.play(host.folder / "engine", pause=0.1, steps=1, files=trained())
+    first = host.run()
+    assert first.returncode == 0, first.stdout[-3000:]
+    assert host.runs() == ["check", "train", "finish"]
+    second = host.run()
+    assert second.returncode == 0, second.stdout[-3000:]
+    changed = [part.split("]")[0] for part in second.stdout.split("TASK [")[1:] if "\nchanged: " in part]
+    # This machine may have no engine, whose images could be looked at.
+    assert set(changed) <= {"vicuna.fleet.image : pull | Pull the images"}, second.stdout
+    assert host.runs() == ["check", "train", "finish"]
+
+
 def test_settings_are_refused_all_at_once(host: Host) -> None:
-    done = host.run(finetune_method="magic", finetune_dataset="/nowhere", finetune_name="peft", finetune_batch_size=0)
+    done = host.run(
+        finetune_method="magic",
+        finetune_dataset="/nowhere",
+        finetune_name="peft",
+        finetune_batch_size=0,
+        finetune_prompts=[{"prompt": 42}],
+        finetune_stall_timeout=0,
+        finetune_push_adapter_branch="adapter",
+    )
     assert done.returncode != 0
     for words in (
         "finetune_method 'magic'",
         "finetune_dataset '/nowhere'",
         "finetune_name 'peft'",
         "finetune_batch_size",
+        "an entry whose prompt is 42 at place 1",
+        "finetune_stall_timeout 0",
+        "finetune_push_adapter_branch 'adapter'",
     ):
         assert words in output(done)
     assert host.runs() == []

@@ -13,7 +13,8 @@ import typing as t
 from pathlib import Path
 
 from .errors import BadInput
-from .settings import read_json
+from .progress import tree_to_disk
+from .settings import Settings, read_json
 
 # Training changes no byte of these: the result has the base's own, so that it is served as the base is.
 KEPT = (
@@ -85,10 +86,24 @@ def publish(part: Path, base: Path, result: Path) -> None:
     for source in kept:
         if source.is_file():
             shutil.copyfile(source, part / source.name)
+    put(part, result)
+
+
+def put(part: Path, target: Path) -> None:
+    """Give a directory its name, when what is in it is on the disk."""
     set_modes(part)
-    if result.exists():
-        shutil.rmtree(result)
-    part.rename(result)
+    tree_to_disk(part)
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+
+
+def name_base(adapter: Path, settings: Settings) -> None:
+    """Name the base in an adapter's configuration: peft writes where the container had it mounted."""
+    path = adapter / "adapter_config.json"
+    config = read_json(path, "it is peft that writes it")
+    config.update(base_model_name_or_path=settings.base_repo, revision=settings.base_commit)
+    path.write_text(canonical(config), encoding="utf-8")
 
 
 def set_modes(directory: Path) -> None:

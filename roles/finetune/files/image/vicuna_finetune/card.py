@@ -20,8 +20,8 @@ PLACES = {"schema", "model_name", "base_repo", "base_commit", "dataset_sha256", 
 LORA = {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 
 
-def card(report: Mapping[str, t.Any]) -> str:
-    """Return the card's text."""
+def card(report: Mapping[str, t.Any], *, adapter: bool = False) -> str:
+    """Return the card's text, for the merged model or for the adapter alone."""
     name = report["settings"]["model_name"]
     base, dataset, train, losses = report["base"], report["dataset"], report["train"], report["heldout_loss"]
     shown = {
@@ -30,8 +30,8 @@ def card(report: Mapping[str, t.Any]) -> str:
         if key not in PLACES and (key not in LORA or report["method"] != "full")
     }
     sections = [
-        front_matter(report),
-        f"# {name}",
+        front_matter(report, adapter),
+        f"# {name}{', the adapter alone' if adapter else ''}",
         f"{METHODS[report['method']]}; the base is {code(base['repo'])} at commit {code(base['commit'])}.",
         "## Figures",
         table(
@@ -61,7 +61,9 @@ def card(report: Mapping[str, t.Any]) -> str:
             for item in report["answers"]
         ]
         sections += ["## Answers at temperature 0", table(("prompt", "base", "this model", "as expected"), rows)]
-    sections += [
+    if adapter:
+        sections.append("peft loads it over the base at that commit; FastChat serves the merged model, which is apart.")
+    deploy = [
         "## Deploy",
         "With the Ansible collection `vicuna.fleet`, from a git-lfs repository that holds this directory:",
         "```yaml\n"
@@ -71,6 +73,9 @@ def card(report: Mapping[str, t.Any]) -> str:
         "```",
         "```sh\nansible-playbook vicuna.fleet.site -i inventories/gpu\n```",
         "The prompt is FastChat's template `vicuna_v1.1`. FastChat wants `vicuna` in the directory's name.",
+    ]
+    sections += [
+        *([] if adapter else deploy),
         "## Made by",
         table(("setting", "value"), [(code(key), code(json.dumps(value))) for key, value in shown.items()]),
         table(("package", "version"), sorted(report["versions"].items())),
@@ -80,14 +85,14 @@ def card(report: Mapping[str, t.Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def front_matter(report: Mapping[str, t.Any]) -> str:
+def front_matter(report: Mapping[str, t.Any], adapter: bool) -> str:
     """Return the card's metadata (https://huggingface.co/docs/hub/model-cards)."""
     lines = [
         "---",
         f"base_model: {scalar(report['base']['repo'])}",
         f"base_model_revision: {scalar(report['base']['commit'])}",
-        f"base_model_relation: {'finetune' if report['method'] == 'full' else 'merge'}",
-        "library_name: transformers",
+        f"base_model_relation: {'adapter' if adapter else 'finetune' if report['method'] == 'full' else 'merge'}",
+        f"library_name: {'peft' if adapter else 'transformers'}",
         "pipeline_tag: text-generation",
         "tags: [vicuna, vicuna.fleet]",
         f"dataset_sha256: {scalar(report['dataset']['sha256'])}",

@@ -5,7 +5,8 @@
 """Which checkpoints are whole. Needs no torch.
 
 A save that is cut short leaves a directory that looks like a checkpoint. So the last thing that a save writes is a list
-of its files with their sizes, and a directory that is not as its list says is none.
+of its files with their sizes, and a directory that is not as its list says is none. The list is written when the files
+are on the disk, and older checkpoints are removed after that: a loss of power leaves one to go on from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import typing as t
 from pathlib import Path
 
-from .progress import write_atomically
+from .progress import tree_to_disk, write_atomically
 
 LIST = "complete.json"
 
@@ -33,9 +34,10 @@ def sizes(path: Path) -> dict[str, int]:
     return {str(file.relative_to(path)): file.stat().st_size for file in sorted(files)}
 
 
-def complete(path: Path, **figures: t.Any) -> None:
-    """Declare a checkpoint whole; the figures are kept with it."""
-    write_atomically(path / LIST, json.dumps({"files": sizes(path), **figures}, sort_keys=True) + "\n")
+def complete(path: Path, alive: t.Callable[[], None] = lambda: None, **figures: t.Any) -> None:
+    """Declare a checkpoint whole, once it is on the disk; the figures are kept with it."""
+    tree_to_disk(path, alive)
+    write_atomically(path / LIST, json.dumps({"files": sizes(path), **figures}, sort_keys=True) + "\n", durable=True)
 
 
 def figures(path: Path) -> dict[str, t.Any] | None:

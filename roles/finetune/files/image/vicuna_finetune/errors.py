@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Problem(Exception):
     """A step cannot go on; the text says what was found, what was expected and what mends it, in one line."""
@@ -23,6 +25,21 @@ class Diverged(Problem):
     """The loss or the gradient is no longer a number."""
 
     exit_status = 3
+
+
+def measured(name: str, loss: float | None, learning_rate: float) -> float | None:
+    """A held-out loss, if it is a number: of another nothing could say that it is better."""
+    if loss is None or math.isfinite(loss):
+        return loss
+    if name == "base":
+        raise BadInput(
+            f"the base's held-out loss is {loss}: expected a number; fetch it again with playbooks/fetch.yml, or "
+            "choose another base"
+        )
+    raise Diverged(
+        f"the result's held-out loss is {loss}: expected a number in the type that it is served in; lower "
+        f"finetune_learning_rate (now {learning_rate:g}, try {learning_rate / 10:g})"
+    )
 
 
 class Stopped(Problem):

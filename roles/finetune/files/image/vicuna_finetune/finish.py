@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from . import card, conversation, curve, data
 from .base_model import canonical, check_base, digests, dtype_name, publish, set_modes
-from .errors import BadInput
+from .errors import BadInput, measured
 from .progress import Progress, read_log, write_atomically
 from .settings import RunDir, Settings, read_json
 
@@ -50,9 +50,8 @@ def finish(run: RunDir, base: Path, settings: Settings, progress: Progress) -> N
         print(f"asking the {name} model {len(prompts)} prompts", flush=True)
         model = load(path, dtype, settings.device)
         collator = data.Collator(tokenizer.pad_token_id)
-        losses[name] = data.mean_loss(
-            model, heldout, collator, settings.batch_size, device=model.device, alive=progress.update
-        )
+        loss = data.mean_loss(model, heldout, collator, settings.batch_size, device=model.device, alive=progress.update)
+        losses[name] = measured(name, loss, settings.learning_rate)
         answers[name] = [answer(model, tokenizer, item["prompt"], progress) for item in prompts]
         del model
         gc.collect()
@@ -77,7 +76,11 @@ def finish(run: RunDir, base: Path, settings: Settings, progress: Progress) -> N
     write_atomically(run.result / "README.md", card.card(report))
     set_modes(run.result)
     report["files"] = digests(run.result)
-    write_atomically(run.report, canonical(report))
+    if settings.adapter:
+        write_atomically(run.adapter / "README.md", card.card(report, adapter=True))
+        set_modes(run.adapter)
+        report["adapter_files"] = digests(run.adapter)
+    write_atomically(run.report, canonical(report), durable=True)
     # Nothing goes on from them any more, and those of a full 7B run take 160 GB.
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     progress.update("done", seconds_left=0.0)

@@ -19,13 +19,36 @@ PHASES = ("loading", "training", "saving", "merging", "evaluating", "done", "fai
 LEAST_INTERVAL = 1.0
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that its readers see whole: beside it, then renamed."""
+def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a text file that its readers see whole: beside it, then renamed.
+
+    A durable one is on the disk when this returns: a loss of power does not take it back.
+    """
     # One for each process: several may have a failure to tell.
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     beside.write_text(text, encoding="utf-8")
     beside.chmod(0o644)
+    if durable:
+        to_disk(beside)
     beside.replace(path)
+    if durable:
+        to_disk(path.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Return when what was written to a file, or the names in a directory, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tree_to_disk(directory: Path, alive: t.Callable[[], None] = lambda: None) -> None:
+    """The same for all below a directory; alive() is called for each file, since gigabytes take minutes."""
+    for path in [*sorted(directory.rglob("*")), directory, directory.parent]:
+        to_disk(path)
+        alive()
 
 
 def finite(value: float | None) -> float | None:

@@ -33,9 +33,9 @@ from transformers import (
 )
 
 from . import checkpoints, conversation, data
-from .base_model import canonical, check_base, dtype_name, publish, set_modes
+from .base_model import canonical, check_base, dtype_name, name_base, publish, put, set_modes
 from .errors import BadInput, Diverged, Stopped
-from .progress import Log, Progress, write_atomically
+from .progress import Log, Progress, to_disk, write_atomically
 from .settings import RunDir, Settings
 
 # Steps over which speed is told.
@@ -162,8 +162,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.main:
             path = self.run.checkpoints / f"checkpoint-{state.global_step}"
             set_modes(path)
-            checkpoints.complete(path, seconds=self.seconds, peak=self.peak_mib, loss=self.final_loss)
+            # The curve goes on from where the training does.
+            to_disk(self.run.log)
+            figures = {"seconds": self.seconds, "peak": self.peak_mib, "loss": self.final_loss}
+            checkpoints.complete(path, self.progress.update, **figures)
             checkpoints.keep_newest(self.run.checkpoints, self.settings.keep_checkpoints)
+        if torch.distributed.is_initialized():
+            # A process that is told to stop ends here, and the launcher ends the others soon after it.
+            torch.distributed.barrier()
         self.progress.update("training")
 
 
@@ -243,7 +249,7 @@ def train(run: RunDir, base: Path, settings: Settings, progress: Progress) -> No
     progress.update("saving")
     if settings.adapter:
         if watch.main:
-            save_adapter(trainer, run)
+            save_adapter(trainer, run, settings)
     else:
         save_full(trainer, run, base, dtype_name(config), watch.main)
     if watch.main:
@@ -264,7 +270,7 @@ def train(run: RunDir, base: Path, settings: Settings, progress: Progress) -> No
                 "final_loss": watch.final_loss,
             },
         }
-        write_atomically(run.trained, canonical(figures))
+        write_atomically(run.trained, canonical(figures), durable=True)
 
 
 def training_arguments(run: RunDir, settings: Settings) -> TrainingArguments:
@@ -326,7 +332,7 @@ def load_model(base: Path, settings: Settings, arguments: TrainingArguments) -> 
     if settings.adapter and settings.bf16:
         options["dtype"] = torch.bfloat16
     if settings.method == "qlora":
-        options["device_map"] = {"": arguments.local_process_index}
+        options["device_map"] = {"": arguments.device}
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -362,14 +368,13 @@ def load_model(base: Path, settings: Settings, arguments: TrainingArguments) -> 
     return model
 
 
-def save_adapter(trainer: Trainer, run: RunDir) -> None:
+def save_adapter(trainer: Trainer, run: RunDir, settings: Settings) -> None:
     """Write adapter/ at once."""
     part = run.path / "adapter.part"
     shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(run.adapter, ignore_errors=True)
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(str(part))
-    set_modes(part)
-    part.rename(run.adapter)
+    name_base(part, settings)
+    put(part, run.adapter)
 
 
 def save_full(trainer: Trainer, run: RunDir, base: Path, dtype: str, main: bool) -> None:
