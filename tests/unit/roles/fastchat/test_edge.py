@@ -197,6 +197,20 @@ def test_health_needs_no_key_and_tells_nothing_else(edge: Edge) -> None:
         assert edge.ask("GET", path, None)[0] in (401, 404), path
 
 
+def test_fastchats_own_list_of_models_is_never_asked_for(edge: Edge) -> None:
+    """It empties the table of workers. An encoded letter is the same path to FastChat."""
+    for path in ("/v1/models", "/v1/models?x=1", "/v1/%6dodels"):
+        assert edge.ask("GET", path)[:2] == (200, {}), path
+    assert not any("models" in one and "/v1/" in one for one in edge.api.asked)
+
+
+def test_http_2_is_not_spoken(edge: Edge) -> None:
+    """Its bodies need no length, and the limit is one of length."""
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        assert connection.recv(100).startswith(b"HTTP/1.1 4")
+
+
 def test_the_checks_ask_what_costs_nothing(edge: Edge) -> None:
     time.sleep(1.2)
     asked = {*edge.controller.asked, *edge.worker.asked, *edge.api.asked}
