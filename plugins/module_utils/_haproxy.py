@@ -107,7 +107,7 @@ class Runtime:
             return []
 
     def forget(self, path: str, keys: list[str]) -> None:
-        """Takes keys out of a map, in this process and in those that end: they serve the connections that clients keep."""
+        """Takes keys out of a map, in this process and in those that end: they serve connections that clients keep."""
         for key in keys:
             # What it does not have needs no forgetting: whatever it answers is well.
             self.ask(f"del map {path} {key}")

@@ -14,7 +14,7 @@ author: The vicuna.fleet authors
 description:
   - Validates a configuration of HAProxy together with the files that it reads, puts them in place, saves the state of
     the servers, reloads, and waits until the new process answers on the socket.
-  - What a file whose name ends in C(.map) has lost is taken out of the running processes as well, before the reload: a
+  - What a file whose name ends in C(.map) has lost is taken out of the running processes as well, before the reload. A
     process that ends still serves the connections that clients keep.
   - A configuration that HAProxy refuses is not put in place; the one that runs goes on.
   - The configuration gets a global section of its own with the SHA-256 of all files as C(description), so that a run
