@@ -26,6 +26,9 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Con
 
 LOG_LINES = 40
 LOG_BYTES = 64 * 1024
+# The edge's checks, three a second at most, would leave 40 lines of some 13 seconds.
+_CHECKS = re.compile(r'"(?:POST /(?:worker_get_status|list_models)|GET /health) HTTP/1\.[01]" \d')
+_CHECKS_PER_LINE = 10
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 
 
@@ -150,10 +153,16 @@ def with_containers(seen: Observation, limit: float = 10.0) -> Observation:
     for one, state in sorted(zip(inspected, containers), key=lambda pair: not pair[1].runs):
         directory = (one["Config"]["Labels"] or {}).get("com.docker.compose.project.working_dir") or directory
         try:
-            logs[state.service] = run("logs", "--tail", str(LOG_LINES), one["Id"])[-LOG_BYTES:]
+            logs[state.service] = telling(run("logs", "--tail", str(LOG_LINES * _CHECKS_PER_LINE), one["Id"]))
         except (OSError, subprocess.SubprocessError):
             continue
     return replace(seen, containers=tuple(containers), logs=logs, project_dir=directory)
+
+
+def telling(log: str) -> str:
+    """The end of a log without what the edge's checks leave there."""
+    lines = [line for line in log.splitlines(keepends=True) if not _CHECKS.search(line)]
+    return "".join(lines[-LOG_LINES:])[-LOG_BYTES:]
 
 
 def container(inspected: dict[str, Any], now: float) -> Container:

@@ -26,6 +26,8 @@ _DRAINING = 0x08 | 0x10
 _OP_STOPPED = 0
 _ANSWER_TIMEOUT = 10.0
 _SERVER = re.compile(r"^\s+server\s+(?P<name>\S+)\s+\S+:(?P<port>\d+)(?P<options>.*)$", re.MULTILINE)
+# A key of a map that can be named in a command of the runtime API.
+_KEY = re.compile(r"[0-9A-Za-z._-]+")
 # A service that is just being started again has its socket file, and nobody who listens.
 _CONNECT_PATIENCE = 3.0
 
@@ -104,6 +106,14 @@ class Runtime:
         except HaproxyDown:
             return []
 
+    def forget(self, path: str, keys: list[str]) -> None:
+        """Takes keys out of a map, in this process and in those that end: they serve connections that clients keep."""
+        for key in keys:
+            # What it does not have needs no forgetting: whatever it answers is well.
+            self.ask(f"del map {path} {key}")
+            for process in self._older_processes():
+                _ask(self.master, f"@!{process} del map {path} {key}", 0)
+
     def moved(self) -> list[str]:
         """The servers whose names lead to another address by now, or to one at last: HAProxy asks at its start only."""
         found = []
@@ -116,6 +126,15 @@ class Runtime:
     def save_state(self, path: str, config: str = "") -> None:
         """Writes what a reload takes over: who is drained, who is up."""
         replace(Path(path), carried_over(self.ask("show servers state"), config), 0o600)
+
+
+def removed(before: str, after: str) -> list[str]:
+    """The keys that a map had, and has no more with the same value."""
+    pairs = [
+        {tuple(line.split(None, 1)) for line in text.splitlines() if line[:1] not in ("", "#")}
+        for text in (before, after)
+    ]
+    return sorted({pair[0] for pair in pairs[0] - pairs[1] if _KEY.fullmatch(pair[0])})
 
 
 def older_processes(listing: str) -> list[int]:

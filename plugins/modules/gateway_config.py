@@ -14,6 +14,8 @@ author: The vicuna.fleet authors
 description:
   - Validates a configuration of HAProxy together with the files that it reads, puts them in place, saves the state of
     the servers, reloads, and waits until the new process answers on the socket.
+  - What a file whose name ends in C(.map) has lost is taken out of the running processes as well, before the reload. A
+    process that ends still serves the connections that clients keep.
   - A configuration that HAProxy refuses is not put in place; the one that runs goes on.
   - The configuration gets a global section of its own with the SHA-256 of all files as C(description), so that a run
     which was ended between writing and reloading is finished by the next one.
@@ -58,6 +60,10 @@ options:
     description: HAProxy's socket, of level admin.
     type: path
     default: /run/haproxy/admin.sock
+  master_socket:
+    description: The socket of HAProxy's master process, which knows of earlier processes. It may be missing.
+    type: path
+    default: /run/haproxy-master.sock
   state_file:
     description: HAProxy's server state file.
     type: path
@@ -144,6 +150,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     HaproxyError,
     Runtime,
     carried_over,
+    removed,
     replace,
 )
 
@@ -243,6 +250,13 @@ def loaded(runtime: Runtime) -> str | None:
         return None
 
 
+def revoke(runtime: Runtime, before: dict[Path, str], after: dict[Path, str]) -> None:
+    """What a map lost is lost for the processes that end, too: they serve the connections that clients keep."""
+    for path, content in after.items():
+        if path.suffix == ".map":
+            runtime.forget(str(path), removed(before[path], content))
+
+
 def reload(module: AnsibleModule, runtime: Runtime, digest: str) -> None:
     rc, out, err = module.run_command(module.params["reload_command"])
     deadline = time.monotonic() + module.params["timeout"]
@@ -271,6 +285,7 @@ def main() -> None:
             "self_signed": {"type": "list", "elements": "str", "default": []},
             "minimum_version": {"type": "str", "default": "2.4"},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
+            "master_socket": {"type": "path", "default": "/run/haproxy-master.sock"},
             "state_file": {"type": "path", "default": "/var/lib/haproxy/vicuna-server-state"},
             "reload_command": {"type": "list", "elements": "str", "default": ["systemctl", "reload", "haproxy"]},
             "timeout": {"type": "int", "default": 30},
@@ -322,7 +337,7 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
     if differing:
         validate(module, haproxy, config, files)
 
-    runtime = Runtime(params["socket"])
+    runtime = Runtime(params["socket"], params["master_socket"])
     runs = loaded(runtime)
     must_reload = runs is not None and (runs != digest or bool(differing) or bool(runtime.moved()))
     if not module.check_mode:
@@ -332,6 +347,8 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
         if differing or must_reload:
             carry_over(module, runtime, runs is not None, config)
+        if runs is not None:
+            revoke(runtime, before, after)
         if must_reload:
             reload(module, runtime, digest)
     result: dict[str, Any] = {

@@ -143,6 +143,18 @@ class TestContainers:
         docker('[ "$1" = ps ] && echo abc || echo "[{}]"')
         assert _evidence.with_containers(SEEN).containers is None
 
+    def test_checks_do_not_push_out_what_tells(self):
+        """Uvicorn's line for a check, as it is and as FastChat's worker passes it on."""
+        checks = [
+            'INFO:     172.18.0.5:40000 - "GET /health HTTP/1.1" 404 Not Found',
+            '2026-01-01 00:00:00 | INFO | stdout | INFO:     172.18.0.5:4 - "POST /worker_get_status HTTP/1.1" 200 OK',
+            'INFO:     172.18.0.5:40002 - "POST /list_models HTTP/1.1" 200 OK',
+        ]
+        question = 'INFO:     172.18.0.6:1 - "POST /v1/chat/completions HTTP/1.1" 200 OK'
+        log = "\n".join(["RuntimeError: CUDA error", question, *checks * 100, "the end"]) + "\n"
+        assert _evidence.telling(log) == f"RuntimeError: CUDA error\n{question}\nthe end\n"
+        assert _evidence.telling("x\n" * 100) == "x\n" * _evidence.LOG_LINES
+
     def test_a_hung_engine_does_not_hang_us(self, docker):
         docker("exec sleep 30")
         started = time.monotonic()

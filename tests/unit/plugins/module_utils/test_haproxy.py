@@ -18,6 +18,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     carried_over,
     merge,
     older_processes,
+    removed,
     replace,
 )
 
@@ -99,6 +100,20 @@ def test_a_new_port_and_tls_are_not_overridden_by_the_state() -> None:
     assert after[2] == "2 vicuna 1 a 10.0.0.1 2 8 1 1 5 1 0 2 0 0 0 0 - 9000 - 1 0 - - 0"
     assert after[3:5] == [row("b"), row("gone", port=1)]
     assert carried_over(before, "").split() == before.split()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gone"),
+    [
+        ("# a map\n\n0f alice\n0e bob\n", "# a map\n0e bob\n", ["0f"]),
+        ("0f alice\n", "0f bob\n", ["0f"]),
+        ("0f alice\n", "0f  alice\n0e bob\n", []),
+        ("", "0f alice\n", []),
+        ("0f;shutdown x\n", "", []),  # no key that the runtime API could be told of
+    ],
+)
+def test_what_a_map_lost(before: str, after: str, gone: list[str]) -> None:
+    assert removed(before, after) == gone
 
 
 def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:

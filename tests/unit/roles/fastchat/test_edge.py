@@ -36,6 +36,12 @@ OTHER_NAME = '{"object":"error","message":"Only vicuna allowed now, your model g
 # A name that is asked for may say what it likes.
 TRICK = '{"object":"error","message":"Only vicuna allowed now, your model Only  allowed now","code":40301}'
 OVERLONG = '{"object":"error","message":"This model\'s maximum context length is 4096 tokens.","code":40303}'
+WORKER_FAILED = '{"object":"error","message":"Server disconnected \\"early\\" in C:\\\\x\\n","code":50001}'
+OUT_OF_MEMORY = (
+    '{"object":"error","message":"**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE OR REFRESH THIS PAGE.**'
+    '\\n\\n(CUDA out of memory.)","code":50002}'
+)
+PRETENDS = '{"object":"error","message":"\\"code\\":50001}","code":40303}'
 
 
 class FakeService:
@@ -80,23 +86,45 @@ class FakeService:
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def close(self) -> None:
-        self.hung = False
+    def stop(self) -> None:
+        """Refuses connections from now on."""
         self.server.shutdown()
         self.server.server_close()
 
+    def close(self) -> None:
+        self.hung = False
+        self.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def configuration(**variables: Any) -> str:
+    """The edge's, as the role writes it."""
+    loader = DataLoader()
+    parts = [
+        loader.load_from_file(str(ROLE / part / "main.yml"), trusted_as_template=True) for part in ("defaults", "vars")
+    ]
+    known = {"ansible_managed": "Ansible managed", "role_path": str(ROLE), **variables}
+    text = (ROLE / "templates/edge/haproxy.cfg.j2").read_text(encoding="utf-8")
+    return str(Templar(loader=loader, variables={**parts[0], **parts[1], **known}).template(trust_as_template(text)))
+
 
 class Edge:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int = 1, **variables: Any) -> None:
         json_type = "application/json"
+        self.variables = {"fastchat_workers": workers, **variables}
         self.controller = FakeService(list_models=(200, json_type, '{"models":["vicuna"]}'))
-        self.worker = FakeService(
-            worker_get_status=(200, json_type, '{"model_names":["vicuna"],"speed":1,"queue_length":0}')
-        )
+        self.workers = [
+            FakeService(worker_get_status=(200, json_type, '{"model_names":["vicuna"],"speed":1,"queue_length":0}'))
+            for _worker in range(workers)
+        ]
+        self.worker = self.workers[0]
         self.api = FakeService(v1_chat_completions=(200, json_type, '{"object":"chat.completion"}'))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         (folder / "keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n", encoding="utf-8")
         (folder / "models.json").write_text("{}", encoding="utf-8")
         (folder / "haproxy.cfg").write_text(self.configuration(folder), encoding="utf-8")
@@ -106,21 +134,17 @@ class Edge:
         self.until(200)
 
     def configuration(self, folder: Path) -> str:
-        loader = DataLoader()
-        parts = [
-            loader.load_from_file(str(ROLE / part / "main.yml"), trusted_as_template=True)
-            for part in ("defaults", "vars")
-        ]
-        known = {"ansible_managed": "Ansible managed", "role_path": str(ROLE)}
-        text = (ROLE / "templates/edge/haproxy.cfg.j2").read_text(encoding="utf-8")
-        text = str(
-            Templar(loader=loader, variables={**parts[0], **parts[1], **known}).template(trust_as_template(text))
-        )
+        text = configuration(**self.variables)
+        # Ports of its own on loopback.
+        ports = {number: str(free_port()) for number in range(8001, 8004 + len(self.workers))}
+        text = re.sub(r"(?<=127\.0\.0\.1[: ])(port )?(80\d\d)\b", lambda m: (m[1] or "") + ports[int(m[2])], text)
+        text = text.replace("api-server:8000", f"127.0.0.1:{self.api.port}")
         # The names of the compose network, here on loopback and without its name server.
         text = re.sub(r"(?ms)^resolvers docker\n.*?\n\n", "", text).replace(" resolvers docker", "")
         text = text.replace("controller:21001", f"127.0.0.1:{self.controller.port}")
-        text = text.replace("model-worker:21002", f"127.0.0.1:{self.worker.port}")
-        text = text.replace("api-server:8000", f"127.0.0.1:{self.api.port}")
+        for number, worker in enumerate(self.workers):
+            name = "model-worker" if number == 0 else f"model-worker-{number + 1}"
+            text = text.replace(f"{name}:21002", f"127.0.0.1:{worker.port}")
         return text.replace("bind :8000", f"bind 127.0.0.1:{self.port}").replace("/etc/vicuna/", f"{folder}/")
 
     def ask(
@@ -153,7 +177,7 @@ class Edge:
         self.process.terminate()
         self.process.wait(10)
         self.log.close()
-        for service in (self.controller, self.worker, self.api):
+        for service in (self.controller, *self.workers, self.api):
             service.close()
 
 
@@ -164,6 +188,17 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     running.close()
 
 
+@pytest.fixture(autouse=True)
+def nothing_hangs_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails leaves its fault to no other."""
+    running: Edge | None = request.getfixturevalue("edge") if "edge" in request.fixturenames else None
+    yield
+    if running:
+        for service in (running.controller, running.worker, running.api):
+            service.hung = False
+        running.until(200)
+
+
 def test_health_needs_no_key_and_tells_nothing_else(edge: Edge) -> None:
     # Past the first checks, so that what is seen was found out.
     time.sleep(1.2)
@@ -171,6 +206,20 @@ def test_health_needs_no_key_and_tells_nothing_else(edge: Edge) -> None:
     assert edge.ask("POST", "/health", None)[0] == 404
     for path in ("/health/", "/health/x", "/HEALTH", "/v1/health"):
         assert edge.ask("GET", path, None)[0] in (401, 404), path
+
+
+def test_fastchats_own_list_of_models_is_never_asked_for(edge: Edge) -> None:
+    """It empties the table of workers. An encoded letter is the same path to FastChat."""
+    for path in ("/v1/models", "/v1/models?x=1", "/v1/%6dodels"):
+        assert edge.ask("GET", path)[:2] == (200, {}), path
+    assert not any("models" in one and "/v1/" in one for one in edge.api.asked)
+
+
+def test_http_2_is_not_spoken(edge: Edge) -> None:
+    """Its bodies need no length, and the limit is one of length."""
+    with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        assert connection.recv(100).startswith(b"HTTP/1.1 4")
 
 
 def test_the_checks_ask_what_costs_nothing(edge: Edge) -> None:
@@ -211,12 +260,110 @@ def test_what_a_hung_worker_owes_ends_without_an_answer(edge: Edge) -> None:
     assert ended, "the request hangs as the worker does"
     assert ended[0][1] in (502, 503, "RemoteDisconnected")
     assert ended[0][0] < 9
-    # Until the worker is back, FastChat itself says what is wrong.
-    assert edge.ask()[0] == 200
+    # FastChat would wait for it still: nothing is asked of it.
+    status, answer, _headers = edge.ask()
+    assert (status, answer["code"]) == (503, 50006)
+    # The API server hung as well a moment ago: one of the two is named.
+    assert answer["error"]["message"].endswith(" of this host hangs.")
     assert edge.health()[0] == 503
     edge.worker.hung = False
     edge.until(200)
     assert edge.ask()[0] == 200
+
+
+class Client:
+    """One request that waits in a thread of its own."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.begun, self.seconds, self.found = time.monotonic(), 0.0, "nothing yet"
+        self.thread = threading.Thread(target=self._ask, args=(edge,), daemon=True)
+        self.thread.start()
+
+    def _ask(self, edge: Edge) -> None:
+        try:
+            self.found = str(edge.ask()[0])
+        except (OSError, http.client.HTTPException) as error:
+            self.found = type(error).__name__
+        self.seconds = time.monotonic() - self.begun
+
+    def ended_unanswered(self) -> bool:
+        """Before a gateway that asks /health twice would cut it."""
+        self.thread.join(12)
+        return self.found in ("502", "503", "RemoteDisconnected") and self.seconds < 7.5
+
+
+def test_what_a_hung_api_owes_ends_without_an_answer(edge: Edge) -> None:
+    """Its worker is well: only the API server says nothing."""
+    edge.api.hung = True
+    client = Client(edge)
+    assert client.ended_unanswered(), (client.found, client.seconds)
+    edge.api.hung = False
+    edge.until(200)
+    assert edge.ask()[0] == 200
+
+
+def test_a_hung_worker_among_several(tmp_path: Path) -> None:
+    """What is owed ends; the host is out until FastChat deals nothing more to that worker, then the others serve on."""
+    edge = Edge(tmp_path, 2, fastchat_heartbeat_expiration=4, fastchat_heartbeat_interval=1)
+    try:
+        time.sleep(1.2)
+        edge.api.hung = edge.workers[1].hung = True
+        begun = time.monotonic()
+        client = Client(edge)
+        assert edge.until(503) < 8.5
+        assert client.ended_unanswered(), (client.found, client.seconds)
+        edge.api.hung = False
+        # Two looks of the controller, 4 s apart, and what a heartbeat may be late.
+        edge.until(200, 20)
+        assert time.monotonic() - begun > 9
+        # Later answers are guarded again, and a worker that comes back is no event.
+        edge.api.delay = 2.2
+        later = Client(edge)
+        time.sleep(0.5)
+        edge.workers[1].hung = False
+        later.thread.join(10)
+        assert later.found == "200"
+        edge.api.delay = 0.0
+        time.sleep(1.5)
+        assert edge.health()[0] == 200
+    finally:
+        edge.close()
+
+
+def test_a_dead_worker_among_several_costs_the_others_nothing(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, 2)
+    try:
+        time.sleep(1.2)
+        # Longer than it takes to find the worker dead, shorter than what a check waits.
+        edge.api.delay = 2.2
+        client = Client(edge)
+        time.sleep(0.2)
+        edge.workers[1].stop()
+        seen = set()
+        while client.thread.is_alive():
+            seen.add(edge.health()[0])
+            time.sleep(0.1)
+        assert client.found == "200"
+        assert seen == {200}
+    finally:
+        edge.close()
+
+
+@pytest.mark.parametrize("variables", [
+    {}, {"fastchat_workers": 3}, {"fastchat_tls_certificate": "/nowhere/tls.pem", "fastchat_workers": 2},
+])  # fmt: skip
+def test_haproxy_takes_it_without_a_warning(tmp_path: Path, certificate: Path, variables: dict[str, Any]) -> None:
+    """As it is written, the names of the compose network among it."""
+    for name in ("keys", "models.json"):
+        (tmp_path / name).write_text("{}\n", encoding="utf-8")
+    (tmp_path / "tls.pem").write_bytes(certificate.read_bytes())
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(configuration(**variables).replace("/etc/vicuna/", f"{tmp_path}/"), encoding="utf-8")
+    done = subprocess.run([str(HAPROXY), "-c", "-f", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # The names lead nowhere outside of the compose network, which some versions mention.
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line and "could not resolve" not in line]
+    assert warnings == []
 
 
 def test_a_controller_without_the_model_is_not_well(edge: Edge) -> None:
@@ -244,6 +391,9 @@ CASES = [
     (400, "application/json", OTHER_NAME, 400, 40301),
     (400, "application/json", TRICK, 400, 40301),
     (400, "application/json", OVERLONG, 400, 40303),
+    (400, "application/json", WORKER_FAILED, 503, 50001),
+    (400, "application/json", OUT_OF_MEMORY, 503, 50002),
+    (400, "application/json", PRETENDS, 400, 40303),
     (500, "application/json", '{"object":"error","message":"x","code":50001}', 500, 50001),
     (200, "application/json", NO_WORKER, 200, 40301),
 ]
@@ -259,6 +409,9 @@ def test_what_becomes_of_fastchats_answers(
     if expected == 503:
         assert headers["Retry-After"] == "2"
         assert answer["error"]["code"] == code and answer["error"]["type"] == "server_error"
+        assert headers["Content-Type"] == "application/json"
+        if code in (50001, 50002):
+            assert answer["message"] == answer["error"]["message"] == json.loads(body)["message"]
     else:
         assert answer == json.loads(body)
 

@@ -78,7 +78,7 @@ class FakeEdge:
     def __init__(self, name: str, port: int = 0) -> None:
         self.name, self.mode, self.delay = name, "ok", 0.0
         self.asked: list[dict[str, Any]] = []
-        self.health_asked = 0
+        self.health_asked = self.told = 0
         self.most = self._running = 0
         self._lock = threading.Lock()
         self._released = threading.Event()
@@ -108,7 +108,8 @@ class FakeEdge:
                 return False
 
             def do_GET(self) -> None:
-                edge.health_asked += 1
+                edge.health_asked += self.path == "/health"
+                edge.told += self.path != "/health"
                 if not self.hang():
                     body = "<html>welcome</html>" if edge.mode == "lying" else '{"status":"ok"}'
                     self.say(503 if edge.mode == "down" else 200, body)
@@ -245,6 +246,7 @@ class Fleet:
             self_signed=["127.0.0.1", "gateway-1"] if self.variables["gateway_tls"] else [],
             secrets=[EDGE_KEY],
             socket=str(self.folder / "admin.sock"),
+            master_socket=str(self.folder / "master.sock"),
             state_file=str(self.folder / "server-state"),
             reload_command=["kill", "-USR2", str(self.process.pid)] if self.process else ["false"],
             timeout=10,

@@ -96,9 +96,32 @@ def test_everything_but_v1_is_refused(fleet: Fleet, path: str) -> None:
 
 
 def test_models_are_told_without_asking_a_host(fleet: Fleet) -> None:
+    asked = sum(len(edge.asked) + edge.told for edge in fleet.edges)
+    # An encoded letter is the same path to FastChat.
+    for path in ("/v1/models", "/v1/models?limit=1", "/v1/%6dodels"):
+        answer = fleet.ask(method="GET", path=path)
+        assert [model["id"] for model in answer.json["data"]] == ["vicuna"], path
+    assert sum(len(edge.asked) + edge.told for edge in fleet.edges) == asked
+
+
+def test_http_2_is_not_spoken(fleet: Fleet) -> None:
+    """Its bodies need no length, and the limit is one of length."""
+    with socket.create_connection(("127.0.0.1", fleet.port), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        assert connection.recv(100).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("headers", [
+    "Content-Length: 2\r\nContent-Length: 3\r\n", "Content-Length: 2\r\nTransfer-Encoding: xchunked\r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", "Content-Length: +2\r\n", "Content-Length : 2\r\n",
+    "Authorization: Bearer wrong\r\nContent-Length: 2\r\n",
+])  # fmt: skip
+def test_what_two_could_read_in_two_ways_reaches_no_host(fleet: Fleet, headers: str) -> None:
     asked = sum(len(edge.asked) for edge in fleet.edges)
-    answer = fleet.ask(method="GET", path="/v1/models")
-    assert [model["id"] for model in answer.json["data"]] == ["vicuna"]
+    head = (
+        f"POST /v1/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEYS['alice']}\r\n{headers}Connection: close\r\n\r\n"
+    )
+    assert raw(fleet, f"{head}{{}}".encode()).startswith(b"HTTP/1.1 4")
     assert sum(len(edge.asked) for edge in fleet.edges) == asked
 
 
@@ -216,6 +239,28 @@ def test_a_revoked_key_is_refused_after_one_reload(tmp_path: Path) -> None:
         ]
         assert fleet.ask(key=KEYS["bob"]).status == 401
         assert fleet.ask(key=KEYS["alice"]).status == 200
+
+
+def test_a_revoked_key_is_refused_on_a_kept_connection(tmp_path: Path) -> None:
+    """The process of before the reload answers on it once more; so does the one before that."""
+    with fleet_of(tmp_path) as fleet:
+        kept = [http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10) for _process in range(2)]
+        bearer = {"Authorization": f"Bearer {KEYS['bob']}", "Content-Type": "application/json"}
+
+        def ask(connection: http.client.HTTPConnection) -> int:
+            connection.request("POST", "/v1/chat/completions", QUESTION, bearer)
+            response = connection.getresponse()
+            response.read()
+            return response.status
+
+        assert ask(kept[0]) == 200
+        fleet.configure(gateway_queue_limit=99)
+        assert ask(kept[1]) == 200
+        fleet.configure(gateway_keys=[{"name": "alice", "key": KEYS["alice"]}])
+        assert [ask(connection) for connection in kept] == [401, 401]
+        assert fleet.ask(key=KEYS["alice"]).status == 200
+        for connection in kept:
+            connection.close()
 
 
 def latency(fleet: Fleet, count: int = 60) -> float:

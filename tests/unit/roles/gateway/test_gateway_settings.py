@@ -41,6 +41,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"gateway_servers": [SERVER, SERVER]}, "name something twice"),
     ({"gateway_servers": [{"name": "gpu-1"}]}, "no usable address for gpu-1"),
     ({"gateway_servers": [{"name": "gpu-1", "address": "10.0.0.1 ssl"}]}, "no usable address for gpu-1"),
+    ({"gateway_servers": [{**SERVER, "tls_name": "x verify none"}]}, "no usable tls_name for gpu-1"),
     ({"gateway_server_key": ""}, "gateway_server_key is empty"),
     ({"gateway_server_key": 'x" evil'}, "not one that fits a header"),
     ({"gateway_keys": [{"name": "a", "key": "short"}]}, "nothing usable for a"),
