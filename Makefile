@@ -75,7 +75,9 @@ test-fleet: venv
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
 
 test-finetune: venv
-	@echo "Molecule: fine-tuning on one host that serves behind a gateway (half an hour)"
+	@# The control node fetches a repository of dialogues.
+	@sandbox/prerequisites.sh $(PYTHON) git-lfs
+	@echo "Molecule: fine-tuning on one host that serves behind a gateway (10 to 20 minutes)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name finetune
 
 build: venv

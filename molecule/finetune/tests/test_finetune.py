@@ -234,7 +234,8 @@ def test_a_host_that_loses_its_power_in_the_middle_goes_on_from_its_checkpoint()
     subprocess.run(["docker", "start", f"vicuna-sandbox-{HOST}"], check=True, timeout=60)
     thread.join()
     assert first[0].returncode != 0
-    assert "no connection" in first[0].stdout, first[0].stdout[-3000:]
+    # Whether the run missed it meanwhile depends on the seconds between two looks.
+    assert "ended with its host or its engine" in said(first[0]), first[0].stdout[-3000:]
     assert "run again" in said(first[0]).lower(), first[0].stdout[-3000:]
     wait_for(lambda: states(HOST) == {"UP"}, 120, "a host that serves again")
 
