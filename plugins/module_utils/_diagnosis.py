@@ -562,8 +562,23 @@ def _gateway_error(seen: Observation) -> Diagnosis:
     )
 
 
+# The edge's own words (roles/fastchat/templates/edge/haproxy.cfg.j2).
+_HANGS = re.compile(r"^The (?P<service>[a-z0-9-]+) of this host hangs[.]$")
+
+
 def _server_error(seen: Observation) -> Diagnosis:
     """500: FastChat's api-server could not talk to the controller or to the worker that the controller named."""
+    hung = _HANGS.search(_message(seen))
+    if hung:
+        service = hung["service"]
+        return _report(
+            seen,
+            "hung",
+            f"the {service} runs and does not answer",
+            f"Run on the host: {_compose(seen, 'restart ' + service)}; then {_logs(seen, service)}.",
+            services=(service,),
+            log=service,
+        )
     gone = _worker_gone(seen)
     if gone:
         return gone

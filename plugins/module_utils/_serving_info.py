@@ -252,7 +252,7 @@ def model_state(path: Path) -> tuple[dict[str, t.Any] | None, str]:
     """Commit and files of a model's directory by the stamps of their verification, or why they cannot be told.
 
     A stamp is size, modification time and inode: nothing of the weights is read. What a disk has damaged without a
-    write is seen by playbooks/verify-model.yml alone.
+    write is seen by playbooks/verify_model.yml alone.
     """
     state = path / ".git" / "vicuna-fleet.json"
     try:

@@ -55,6 +55,10 @@ EDGE_502 = (
     '{"error":{"message":"FastChat closed the connection before it answered.","type":"server_error","param":null,'
     '"code":"bad_gateway"}}'
 )
+EDGE_HUNG = (
+    '{"object":"error","message":"The controller of this host hangs.","code":50006,'
+    '"error":{"message":"The controller of this host hangs.","type":"server_error","param":null,"code":50006}}'
+)
 EDGE_503 = (
     '{"error":{"message":"FastChat\'s API server does not answer.","type":"server_error","param":null,'
     '"code":"service_unavailable"}}'
@@ -434,6 +438,13 @@ CASES = {
         "rate_limited",
         ["rate limit"],
         ["gateway"],
+        True,
+    ),
+    "a part hangs": (
+        seen(503, EDGE_HUNG, containers=stack()),
+        "hung",
+        ["controller", "does not answer"],
+        ["-p vicuna restart controller", "logs --tail 50 controller"],
         True,
     ),
     "api-server down": (

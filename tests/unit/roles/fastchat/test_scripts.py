@@ -327,6 +327,9 @@ FAILURES = [
     ),
     pytest.param(400, error("2.5 is not in range", 40302), "code 40302: 2.5 is not in range", id="bad-parameter"),
     pytest.param(400, error("NETWORK ERROR DUE TO HIGH TRAFFIC.", 50002), "out of memory", id="out-of-memory"),
+    pytest.param(
+        503, error("The api-server of this host hangs.", 50006), "The api-server of this host hangs.", id="hung"
+    ),
     pytest.param(400, error("INTERNAL SERVER ERROR", 50001), "The worker died", id="killed-in-an-answer"),
     pytest.param(401, {"detail": {"error": {"code": "invalid_api_key"}}}, "key was refused", id="fastchats-401"),
     pytest.param(401, {"error": {"message": "no", "code": "invalid_api_key"}}, "key was refused", id="edges-401"),
