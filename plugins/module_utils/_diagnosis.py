@@ -568,17 +568,6 @@ _HANGS = re.compile(r"^The (?P<service>[a-z0-9-]+) of this host hangs[.]$")
 
 def _server_error(seen: Observation) -> Diagnosis:
     """500: FastChat's api-server could not talk to the controller or to the worker that the controller named."""
-    hung = _HANGS.search(_message(seen))
-    if hung:
-        service = hung["service"]
-        return _report(
-            seen,
-            "hung",
-            f"the {service} runs and does not answer",
-            f"Run on the host: {_compose(seen, 'restart ' + service)}; then {_logs(seen, service)}.",
-            services=(service,),
-            log=service,
-        )
     gone = _worker_gone(seen)
     if gone:
         return gone
@@ -592,6 +581,18 @@ def _server_error(seen: Observation) -> Diagnosis:
             f"Run on the host: {_up(seen, 'controller')}; workers come back to it at their next heartbeat.",
             services=(CONTROLLER,),
             log=CONTROLLER,
+        )
+    hung = _HANGS.search(_message(seen))
+    named = _find(seen, hung["service"]) if hung else None
+    if hung and (named is None or named.runs):
+        service = hung["service"]
+        return _report(
+            seen,
+            "hung",
+            f"the {service} runs and does not answer",
+            f"Run on the host: {_compose(seen, 'restart ' + service)}; then {_logs(seen, service)}.",
+            services=(service,),
+            log=service,
         )
     if _has(api_error, "Cannot connect to host controller"):
         return _report(

@@ -27,7 +27,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Con
 LOG_LINES = 40
 LOG_BYTES = 64 * 1024
 # The edge's checks, three a second at most, would leave 40 lines of some 13 seconds.
-_CHECKS = re.compile(r'"(?:POST /(?:worker_get_status|list_models)|GET /health) HTTP/1\.[01]" \d')
+_CHECKS = re.compile(r'"(?:POST /(?:worker_get_status|list_models)|GET /(?:health)?) HTTP/1\.[01]" \d')
 _CHECKS_PER_LINE = 10
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 

@@ -129,12 +129,12 @@ class Runtime:
 
 
 def removed(before: str, after: str) -> list[str]:
-    """The keys that a map had, and has no more with the same value."""
-    pairs = [
-        {tuple(line.split(None, 1)) for line in text.splitlines() if line[:1] not in ("", "#")}
+    """The keys that a map had, and has no more. One whose value alone is another stays until the reload."""
+    keys = [
+        {line.split(None, 1)[0] for line in text.splitlines() if line.strip() and line[:1] != "#"}
         for text in (before, after)
     ]
-    return sorted({pair[0] for pair in pairs[0] - pairs[1] if _KEY.fullmatch(pair[0])})
+    return sorted(key for key in keys[0] - keys[1] if _KEY.fullmatch(key))
 
 
 def older_processes(listing: str) -> list[int]:

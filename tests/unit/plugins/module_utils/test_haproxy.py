@@ -106,7 +106,7 @@ def test_a_new_port_and_tls_are_not_overridden_by_the_state() -> None:
     ("before", "after", "gone"),
     [
         ("# a map\n\n0f alice\n0e bob\n", "# a map\n0e bob\n", ["0f"]),
-        ("0f alice\n", "0f bob\n", ["0f"]),
+        ("0f alice\n", "0f bob\n", []),  # a key with another name is a key still
         ("0f alice\n", "0f  alice\n0e bob\n", []),
         ("", "0f alice\n", []),
         ("0f;shutdown x\n", "", []),  # no key that the runtime API could be told of

@@ -41,6 +41,9 @@ OUT_OF_MEMORY = (
     '{"object":"error","message":"**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE OR REFRESH THIS PAGE.**'
     '\\n\\n(CUDA out of memory.)","code":50002}'
 )
+CUDA_BROKEN = OUT_OF_MEMORY.replace("CUDA out of memory.", "CUDA error: device-side assert triggered").replace(
+    "50002", "50001"
+)
 PRETENDS = '{"object":"error","message":"\\"code\\":50001}","code":40303}'
 
 
@@ -49,7 +52,9 @@ class FakeService:
 
     def __init__(self, **answers: tuple[int, str, str]) -> None:
         self.answers, self.hung, self.asked = answers, False, [""]
-        self.delay = 0.0
+        # Of every answer, and of those to clients, which no check asks for.
+        self.delay = self.thinks = 0.0
+        self.silent: list[socket.socket] = []
         fake = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,7 +65,7 @@ class FakeService:
                 fake.asked.append(f"{self.command} {self.path}")
                 while fake.hung:
                     time.sleep(0.1)
-                time.sleep(fake.delay)
+                time.sleep(fake.delay + (fake.thinks if self.path.startswith("/v1/") else 0.0))
                 name = self.path.strip("/").replace("/", "_")
                 status, kind, body = fake.answers.get(name, (404, "application/json", '{"detail":"Not Found"}'))
                 if self.command == "GET" and name in ("list_models", "worker_get_status"):
@@ -91,8 +96,21 @@ class FakeService:
         self.server.shutdown()
         self.server.server_close()
 
+    def vanish(self) -> None:
+        """Takes no connection from now on, and refuses none: the address of a container that is gone."""
+        self.stop()
+        self.silent = [socket.socket() for _one in range(4)]
+        self.silent[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.silent[0].bind(("127.0.0.1", self.port))
+        self.silent[0].listen(0)
+        for filler in self.silent[1:]:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+
     def close(self) -> None:
         self.hung = False
+        for one in self.silent:
+            one.close()
         self.stop()
 
 
@@ -226,6 +244,8 @@ def test_the_checks_ask_what_costs_nothing(edge: Edge) -> None:
     time.sleep(1.2)
     asked = {*edge.controller.asked, *edge.worker.asked, *edge.api.asked}
     assert {"POST /list_models", "POST /worker_get_status"} <= asked
+    # The controller's own would ask every worker in turn.
+    assert "POST /worker_get_status" not in edge.controller.asked
     assert not any("/v1/models" in one for one in asked)
 
 
@@ -330,15 +350,17 @@ def test_a_hung_worker_among_several(tmp_path: Path) -> None:
         edge.close()
 
 
-def test_a_dead_worker_among_several_costs_the_others_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "seconds"), [("stop", 2.2), ("vanish", 9.0)])
+def test_a_dead_worker_among_several_costs_the_others_nothing(tmp_path: Path, how: str, seconds: float) -> None:
+    """One whose port refuses, and one whose address is on no interface any more."""
     edge = Edge(tmp_path, 2)
     try:
         time.sleep(1.2)
-        # Longer than it takes to find the worker dead, shorter than what a check waits.
-        edge.api.delay = 2.2
+        # Longer than it takes to find a worker dead, or hung.
+        edge.api.thinks = seconds
         client = Client(edge)
         time.sleep(0.2)
-        edge.workers[1].stop()
+        getattr(edge.workers[1], how)()
         seen = set()
         while client.thread.is_alive():
             seen.add(edge.health()[0])
@@ -392,7 +414,9 @@ CASES = [
     (400, "application/json", TRICK, 400, 40301),
     (400, "application/json", OVERLONG, 400, 40303),
     (400, "application/json", WORKER_FAILED, 503, 50001),
-    (400, "application/json", OUT_OF_MEMORY, 503, 50002),
+    (400, "application/json", CUDA_BROKEN, 503, 50001),
+    # No second host should suffer what this request has raised: 500 is not asked again.
+    (400, "application/json", OUT_OF_MEMORY, 500, 50002),
     (400, "application/json", PRETENDS, 400, 40303),
     (500, "application/json", '{"object":"error","message":"x","code":50001}', 500, 50001),
     (200, "application/json", NO_WORKER, 200, 40301),
@@ -410,9 +434,9 @@ def test_what_becomes_of_fastchats_answers(
         assert headers["Retry-After"] == "2"
         assert answer["error"]["code"] == code and answer["error"]["type"] == "server_error"
         assert headers["Content-Type"] == "application/json"
-        if code in (50001, 50002):
-            assert answer["message"] == answer["error"]["message"] == json.loads(body)["message"]
-    else:
+    if (status, code) in ((400, 50001), (400, 50002)):
+        assert answer["message"] == answer["error"]["message"] == json.loads(body)["message"]
+    elif expected != 503:
         assert answer == json.loads(body)
 
 
