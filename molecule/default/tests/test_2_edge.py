@@ -40,6 +40,16 @@ def test_an_openai_client_chats_and_streams(endpoint: Any) -> None:
     assert len(pieces) > 2
 
 
+def test_embeddings_are_computed_beside_the_answers(endpoint: Any) -> None:
+    """A batch of them, and the host stays well meanwhile."""
+    client = openai.OpenAI(base_url=endpoint.url + "/v1", api_key=endpoint.key, timeout=60, max_retries=0)
+    found = client.embeddings.create(model="vicuna", input=["one two three " * 100] * 8, encoding_format="float")
+    assert len(found.data) == 8
+    assert any(found.data[0].embedding)
+    assert found.data[0].embedding == pytest.approx(found.data[7].embedding, abs=1e-3)
+    assert requests.get(endpoint.url + "/health", timeout=10).status_code == 200
+
+
 def test_a_stream_is_not_buffered(endpoint: Any) -> None:
     body = QUESTION | {"stream": True, "max_tokens": 200}
     with endpoint.request("POST", "/v1/chat/completions", json=body, stream=True) as response:
