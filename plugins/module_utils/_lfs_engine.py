@@ -68,6 +68,8 @@ CLAIM_PATIENCE = 20.0
 AHEAD_PATIENCE = 1.0
 # Requests of one connection to the origin that may fail one after the other, with nothing arriving in between.
 FAILURES = 8
+# Seconds between two looks at the time. By so much the limit of silence is longer than a connection's own.
+TICK = 0.5
 RATE_WINDOW = 10.0
 # Unsynced bytes that start a sync of the parts.
 SYNC_STEP = 16 * BLOCK
@@ -276,6 +278,7 @@ class Fetch:
         self._idle_since: float | None = None
         self._started = time.monotonic()
         self._heard = self._started
+        self._broke_off = self._started
         self._arrived = 0
         self._unsynced = 0
         self._slowest = 0.0
@@ -307,7 +310,7 @@ class Fetch:
         try:
             while True:
                 with self._state:
-                    self._state.wait_for(lambda: self._over, timeout=0.5)
+                    self._state.wait_for(lambda: self._over, timeout=TICK)
                     self._tick()
                 report(self.progress())
                 if self._over:
@@ -447,7 +450,8 @@ class Fetch:
         for key, (since, who) in self._claims.items():
             if who != self.options.me and now - since > (patience if idle else max(patience, CLAIM_PATIENCE)):
                 self._be_late(key, since)
-        if now - self._heard > self.options.timeout:
+        # The first connection that breaks off after the last byte is made anew, and has time of its own.
+        if now - max(self._heard, self._broke_off) > self.options.timeout + TICK:
             self._problem = (
                 self._problem
                 or self._origin_problem
@@ -721,6 +725,8 @@ class Fetch:
                 self._state.notify_all()
                 return 0.0
             if error.retry:
+                if failures == 1:
+                    self._broke_off = time.monotonic()
                 self._note(f"the origin broke off {item.name}, and was asked again ({error.problem.cause})")
             # Bytes may still come from other hosts; silence for model_timeout ends it.
             return float(max(error.wait, min(15.0, 0.25 * 2 ** min(failures, 7))))

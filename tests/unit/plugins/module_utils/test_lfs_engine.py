@@ -309,10 +309,26 @@ def test_a_refusal_ends_it_at_once(store: Store) -> None:
 
 def test_silence_ends_it(store: Store) -> None:
     origin = Origin(ONE)
-    origin.fault = lambda _offset: time.sleep(1.5)
+    origin.fault = lambda _offset: time.sleep(2.5)
     with pytest.raises(FetchError) as caught:
         fetch(store, origin, ONE, timeout=1).run()
     assert caught.value.problem.cause == "timeout"
+
+
+def test_a_connection_that_falls_silent_is_made_anew(store: Store) -> None:
+    """The last one at work, whose own limit of silence is the fetch's."""
+    origin = Origin(ONE)
+    silent = iter([True])
+
+    def stall(offset: int) -> None:
+        if offset >= 5 * BLOCK and next(silent, False):
+            time.sleep(1)
+            raise error("timeout", retry=True)
+
+    origin.fault = stall
+    result = fetch(store, origin, ONE, connections=1, timeout=1).run()
+    assert right(store, ONE)
+    assert "timeout" in result.notes[0]
 
 
 def test_a_full_disk_while_bytes_arrive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
