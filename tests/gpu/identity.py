@@ -5,7 +5,7 @@
 
 """Teach the sandbox's tiny model who it is on a GPU, merge what it learnt, and ask the merged model.
 
-    identity.py [--method qlora] [--epochs 60]
+    identity.py [--method lora qlora] [--epochs 60] [--gpus 1]
 
 The fine-tuning image's program, from training to the report, with the sandbox's dialogues and settings. Prints one JSON
 object for each method; exit 1 where the merged model does not give the expected answer at temperature 0.
@@ -28,18 +28,20 @@ ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = ROOT / "sandbox/finetune"
 
 
-def settings(method: str, epochs: float) -> dict[str, Any]:
-    """What the role writes for the sandbox's training, here for a GPU."""
+def settings(method: str, epochs: float, gpus: int) -> dict[str, Any]:
+    """What the role writes for the sandbox's training, here for GPUs, and with checkpoints on the way."""
     known: dict[str, Any] = json.loads((ROOT / "tests/finetune/settings.json").read_text())
     read = yaml.safe_load((SANDBOX / "settings.yml").read_text())
     told = {name.removeprefix("finetune_"): value for name, value in read.items()}
     told = {name: value for name, value in told.items() if name in {*known, "lora_targets"}}
-    return {**known, **told, "method": method, "epochs": epochs, "device": "cuda", "gpus": 1, "bf16": True}
+    ours = {"method": method, "epochs": epochs, "device": "cuda", "gpus": gpus, "bf16": True, "save_steps": 50}
+    # As sandbox/finetune/settings.yml says of it.
+    return {**known, **told, **ours, **({"learning_rate": 5e-4, "batch_size": 4} if method == "full" else {})}
 
 
-def learnt(method: str, epochs: float, base: Path, run: Path) -> dict[str, Any]:
+def learnt(method: str, epochs: float, gpus: int, base: Path, run: Path) -> dict[str, Any]:
     (run / "dataset").mkdir(parents=True)
-    (run / "settings.json").write_text(json.dumps(settings(method, epochs)))
+    (run / "settings.json").write_text(json.dumps(settings(method, epochs, gpus)))
     (run / "dataset/train.json").write_text((SANDBOX / "identity.json").read_text())
     (run / "prompts.json").write_text((SANDBOX / "prompts.json").read_text())
     environment = {
@@ -67,13 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Teach the tiny model who it is on a GPU.")
     parser.add_argument("--method", nargs="+", choices=["full", "lora", "qlora"], default=["lora", "qlora"])
     parser.add_argument("--epochs", type=float, default=60)
+    parser.add_argument("--gpus", type=int, default=1)
     given = parser.parse_args()
     wrong = False
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "models/vicuna-tiny"
         subprocess.run([sys.executable, ROOT / "sandbox/hub/make_tiny_model.py", "--out", base], check=True)
         for method in given.method:
-            found = learnt(method, given.epochs, base, Path(folder) / method)
+            found = learnt(method, given.epochs, given.gpus, base, Path(folder) / method)
             print(json.dumps(found), flush=True)
             wrong |= "failed" in found or not all(answer["passed"] for answer in found["answers"])
     sys.exit(int(wrong))
