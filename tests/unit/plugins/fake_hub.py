@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class FakeHub:
         self.batch_status: int = 0
         self.damaged: set[str] = set()  # oids whose content is sent with a flipped byte
         self.cut: set[str] = set()  # oids whose content breaks off in the middle
+        self.cut_when: Callable[[], bool] = lambda: True  # ... and not before this holds
         self.held: set[str] = set()  # oids whose content stops in the middle until released
         self.sent = 0  # bytes of objects
         self.pace = 0.0  # seconds for each quarter of a MiB
@@ -186,6 +188,9 @@ class FakeHub:
             request.wfile.write(content[: len(content) // 2])
             request.wfile.flush()
             request.close_connection = True
+            deadline = time.monotonic() + 20
+            while oid in self.cut and not self.cut_when() and time.monotonic() < deadline:
+                time.sleep(0.01)
             if oid in self.held:
                 self.holding.set()
                 self.released.wait(30)
