@@ -53,7 +53,8 @@ class RawServer:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self._accept, daemon=True)
+        self.accepting.start()
 
     def _accept(self) -> None:
         while True:
@@ -83,6 +84,9 @@ class RawServer:
             return
 
     def close(self) -> None:
+        # In this order: a thread that is about to accept would accept for whatever gets the descriptor's number next.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join(10)
         self.listener.close()
         for connection in self.open:
             connection.close()

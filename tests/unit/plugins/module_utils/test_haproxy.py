@@ -127,7 +127,8 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
 @pytest.fixture
 def socket_that_says(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], str]]:
     """A fake of HAProxy's socket with an answer to each command."""
-    listeners = []
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
 
     def start(answers: dict[str, str]) -> str:
         path = str(tmp_path / f"{len(listeners)}.sock")
@@ -146,12 +147,16 @@ def socket_that_says(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], str]
                 while True:
                     answer(listener.accept()[0])
 
-        threading.Thread(target=serve, daemon=True).start()
+        threads.append(threading.Thread(target=serve, daemon=True))
+        threads[-1].start()
         return path
 
     yield start
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(10)
+    for listener in listeners:
         listener.close()
 
 

@@ -756,7 +756,8 @@ class Neighbour:
         self.held: list[socket.socket] = []
         self.script = list(script)
         self.close_after = close
-        threading.Thread(target=self._run, daemon=True).start()
+        self.accepting = threading.Thread(target=self._run, daemon=True)
+        self.accepting.start()
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
@@ -773,6 +774,9 @@ class Neighbour:
         return self
 
     def __exit__(self, *_args: object) -> None:
+        # In this order: a thread that is about to accept would accept for whatever gets the descriptor's number next.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join(10)
         self.listener.close()
         for connection in self.held:
             connection.close()
