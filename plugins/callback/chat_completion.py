@@ -63,7 +63,7 @@ options:
   max_tokens:
     description: Most tokens of an answer.
     type: int
-    default: 64
+    default: 32
     ini:
       - section: callback_chat_completion
         key: max_tokens

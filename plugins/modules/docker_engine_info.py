@@ -151,6 +151,11 @@ engine:
     init_script:
       description: Whether C(/etc/init.d/docker) exists, for a host without systemd.
       type: bool
+    config:
+      description:
+        - The keys C(features) and C(runtimes) of O(config), where it has them; others may hold secrets.
+      type: dict
+      sample: {features: {cdi: true}}
     config_error:
       description: What is wrong with the syntax of O(config); empty where nothing is, or where there is no such file.
       type: str
@@ -248,14 +253,14 @@ def group_members(name: str) -> list[str]:
         return []
 
 
-def config_error(path: Path) -> str:
+def config_file(path: Path) -> tuple[dict[str, Any], str]:
+    """What the file holds, and what is wrong with it."""
     try:
-        load(path.read_text(encoding="utf-8"))
+        return load(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:
-        return ""
+        return {}, ""
     except (ConfigError, OSError, UnicodeDecodeError) as error:
-        return str(error)
-    return ""
+        return {}, str(error)
 
 
 def unreaped() -> str:
@@ -353,6 +358,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    config, config_error = config_file(Path(module.params["config"]))
     module.no_log_values.update(credentials([module.params["options"], module.params["defaults"]]))
     cli = module.get_bin_path("docker")
     # A snap's command is a link to /usr/bin/snap, which tells nothing: its own path does.
@@ -381,7 +387,8 @@ def main() -> None:
         "group_members": group_members(module.params["group"]),
         "systemd": Path(SYSTEMD).is_dir(),
         "init_script": os.access("/etc/init.d/docker", os.X_OK),
-        "config_error": config_error(Path(module.params["config"])),
+        "config": {key: config[key] for key in ("features", "runtimes") if key in config},
+        "config_error": config_error,
         "pending": pending(module, answer.swarm),
         "waited": round(time.monotonic() - started, 1),
     }

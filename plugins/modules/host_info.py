@@ -56,12 +56,16 @@ options:
     description: Seconds since the epoch by the clock to compare with. V(0) compares with none.
     type: float
     default: 0.0
+  gpus:
+    description: Look at the GPUs, too, as M(vicuna.fleet.gpu_info) does. That takes no second process then.
+    type: bool
+    default: false
   socket:
     description: Where the engine listens.
     type: path
     default: /var/run/docker.sock
   timeout:
-    description: Seconds that each answer of the engine may take.
+    description: Seconds that each answer of the engine, and of the GPUs' driver, may take.
     type: int
     default: 20
 attributes:
@@ -143,6 +147,10 @@ host:
       description: For each of O(images) whether the engine has it.
       type: dict
       sample: {"vicuna-fleet/fastchat-edge:0.2.36": true}
+gpu:
+  description: What RV(vicuna.fleet.gpu_info#module:gpu) holds.
+  returned: with O(gpus)
+  type: dict
 """
 
 import http.client
@@ -184,6 +192,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "images": {"type": "list", "elements": "str", "default": []},
     "project": {"type": "str", "default": "vicuna"},
     "reference_time": {"type": "float", "default": 0.0},
+    "gpus": {"type": "bool", "default": False},
     "socket": {"type": "path", "default": "/var/run/docker.sock"},
     "timeout": {"type": "int", "default": 20},
 }
@@ -319,8 +328,14 @@ def main() -> None:
         "containers": containers,
         "images": images,
     }
+    result: dict[str, t.Any] = {"host": host}
+    if params["gpus"]:
+        # Imported by those that need it: three modules to read and compile.
+        from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_info import look
+
+        result["gpu"] = look(module, timeout=max(1, params["timeout"]))
     answers = "the engine answers" if not engine.error else f"no engine answers ({engine.error})"
-    module.exit_json(changed=False, msg=f"{memory['available_mib']} MiB of memory available, {answers}", host=host)
+    module.exit_json(changed=False, msg=f"{memory['available_mib']} MiB of memory available, {answers}", **result)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def driver() -> Callable[..., Run]:
 def plan() -> Callable[..., Run]:
     """Plan for the host with the fake driver, or run the whole site there."""
 
-    def plan_of(name: str = "playbooks/preflight.yml", **variables: Any) -> Run:
-        return run("--limit", "nvidia-b", path=ROOT / name, **variables)
+    def plan_of(name: str = "playbooks/preflight.yml", *arguments: str, **variables: Any) -> Run:
+        return run("--limit", "nvidia-b", *arguments, path=ROOT / name, **variables)
 
     return plan_of
 

@@ -6,6 +6,7 @@ The GPUs are a fake, and the model is a repository of pointers: neither is asked
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -139,3 +140,24 @@ def test_memory_is_judged_after_the_driver(host: Host, nvidia_b: Any, fake_gpu: 
     done = host.plan(**model)
     assert done.code == 0, done.output
     assert "fits so far; memory after the driver" in done.text
+
+
+def test_the_site_looks_once_at_gpus_and_engine(host: Host, nvidia_b: Any, model: dict[str, str]) -> None:
+    """Its roles act on the same looks. On a host that has everything a container proves it, and that is all."""
+    host.fake("--memory", "81920")
+    tags = "preflight,docker,nvidia_driver,nvidia_container_toolkit"
+
+    def prepare() -> Any:
+        return host.plan("site.yml", "--tags", tags, **model)
+
+    prepare()
+    again = prepare()
+    # Facts; model, host, the plan and its table; the engine; the file of the GPUs' tasks, and a container.
+    assert (again.code, again.changed) == (0, 0) and re.search(r"\bok=8\b", again.output), again.output
+    nvidia_b.check_output('sed -i \'s/"cdi": true/"cdi": false/\' /etc/docker/daemon.json')
+    mended = prepare()
+    assert (mended.code, mended.changed) == (0, 2), mended.output
+    assert '"cdi": true' in nvidia_b.file("/etc/docker/daemon.json").content_string
+    host.fake("--memory", "81920", "--driver", "580.200.01")
+    mended = prepare()
+    assert (mended.code, mended.changed) == (0, 1) and "Write the CDI specification" in mended.text, mended.output

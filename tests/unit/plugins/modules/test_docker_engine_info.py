@@ -161,6 +161,16 @@ def test_a_password_that_others_may_read(run: Run, tmp_path: Path) -> None:
     assert run(**WANTED)["engine"]["pending"] == []
 
 
+def test_it_tells_of_the_file_what_gpus_depend_on(run: Run, tmp_path: Path) -> None:
+    assert run()["engine"]["config"] == {}
+    settled(tmp_path, features={"cdi": True}, proxies={"http-proxy": "http://me:secret@proxy:3128"})
+    answer = run()
+    assert answer["engine"]["config"] == {"features": {"cdi": True}}
+    assert "secret" not in json.dumps(answer)
+    (tmp_path / "daemon.json").write_text("{", encoding="utf-8")
+    assert run()["engine"]["config"] == {}
+
+
 def test_a_member_of_a_swarm_goes_without_live_restore(run: Run, tmp_path: Path) -> None:
     (tmp_path / "daemon.json").write_text('{"registry-mirrors": ["http://hub:5000"]}', encoding="utf-8")
     assert run(**WANTED)["engine"]["pending"] == ["config"]

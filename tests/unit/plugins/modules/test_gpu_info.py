@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_info
 from ansible_collections.vicuna.fleet.plugins.modules import gpu_info
 
 H200 = Path(__file__).parents[1] / "fixtures" / "gpu" / "h200_580.xml"
@@ -67,7 +68,7 @@ def host(tmp_path: Path) -> Host:
 @pytest.fixture
 def run(host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the module on that host, whose only programs are those in its bin/."""
-    monkeypatch.setattr(gpu_info, "ROOT", host.root)
+    monkeypatch.setattr(_gpu_info, "ROOT", host.root)
     monkeypatch.setattr(platform, "release", lambda: RELEASE)
     monkeypatch.setattr(
         "ansible.module_utils.basic.AnsibleModule.get_bin_path",
@@ -367,7 +368,7 @@ def test_nouveau(run: Run, host: Host, how: str) -> None:
 
 
 def test_secure_boot(run: Run, host: Host) -> None:
-    host.write(gpu_info.SECURE_BOOT, b"\6\0\0\0\1")
+    host.write(_gpu_info.SECURE_BOOT, b"\6\0\0\0\1")
     assert run()["gpu"]["secure_boot"] == "enabled"
 
 

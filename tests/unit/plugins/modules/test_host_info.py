@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_info
 from ansible_collections.vicuna.fleet.plugins.modules import host_info
 
 Run = Callable[..., dict[str, Any]]
@@ -101,6 +102,21 @@ def test_a_bare_host(run: Run, tmp_path: Path) -> None:
     assert found["memory"]["total_mib"] >= found["memory"]["available_mib"] > 0
     assert found["file_systems"]["model"]["path"] == str(tmp_path)
     assert found["file_systems"]["model"]["free_bytes"] > 0
+
+
+def test_the_gpus_are_looked_at_where_they_are_asked_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "sys/bus/pci/devices/0000:00:06.0"
+    device.mkdir(parents=True)
+    for name, value in {"vendor": "0x10de", "device": "0x2335", "class": "0x030200"}.items():
+        (device / name).write_text(f"{value}\n", encoding="utf-8")
+    monkeypatch.setattr(_gpu_info, "ROOT", tmp_path)
+    assert "gpu" not in run()
+    found = run(gpus=True)
+    assert found["host"]["memory"]["total_mib"] > 0
+    assert [device["generation"] for device in found["gpu"]["devices"]] == ["Hopper"]
+    assert not found["gpu"]["driver"]["answers"]
 
 
 def test_two_paths_of_one_file_system(run: Run, tmp_path: Path, engine: Callable[..., None]) -> None:

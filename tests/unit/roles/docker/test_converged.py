@@ -76,9 +76,9 @@ def test_a_host_is_left_alone(name: str) -> None:
         "ansible_facts": FACTS,
         "ansible_check_mode": False,
         "docker_source": "distribution",
-        "__docker_probe": {"engine": {**copy.deepcopy(ENGINE), **changes}},
+        "docker_engine_found": {"engine": {**copy.deepcopy(ENGINE), **changes}},
         # What an earlier play of the run has seen says nothing about now.
-        "__docker_verified": {"engine": ENGINE},
+        "docker_engine_verified": {"engine": ENGINE},
     }
     templar = Templar(loader=loader, variables={**defaults, **known, **variables, **own, **task["vars"]})
     conditions = [templar.template(trust_as_template("{{ " + condition + " }}")) for condition in task["when"]]

@@ -321,7 +321,7 @@ def decide(system: str, changes: dict[str, Any], variables: dict[str, Any], want
         "search": [],
         "__nvidia_driver_indextargets": {"stdout_lines": [json.dumps(target)]},
         "__nvidia_driver_search": {"stdout_lines": variables.get("search", [])},
-        "__nvidia_driver_probe": {"gpu": found(changes)},
+        "nvidia_driver_gpu_info": {"gpu": found(changes)},
     }
     templar = Templar(loader=loader, variables={**files[0], **known, **variables, **files[1]})
     sources = {key: REFUSED if key == "refused" else "{{ __nvidia_driver_" + key + " }}" for key in wanted}
