@@ -82,6 +82,7 @@ class FakeEdge:
         self.most = self._running = 0
         self._lock = threading.Lock()
         self._released = threading.Event()
+        self._waiting: list[socket.socket] = []
         self.port = port or free_port()
         self.server: http.server.ThreadingHTTPServer | None = None
         self.start()
@@ -172,10 +173,22 @@ class FakeEdge:
     def stop(self) -> None:
         """Refuses connections from now on, and ends those that hang."""
         self._released.set()
+        for waiting in self._waiting:
+            waiting.close()
         if self.server:
             self.server.shutdown()
             self.server.server_close()
             self.server = None
+
+    def vanish(self) -> None:
+        """Answers no attempt to connect from now on: its queue of them is as good as none, and full."""
+        assert self.server
+        self.server.shutdown()
+        self.server.socket.listen(0)
+        for _number in range(3):
+            self._waiting.append(socket.socket())
+            self._waiting[-1].setblocking(False)
+            self._waiting[-1].connect_ex(("127.0.0.1", self.port))
 
     def recover(self) -> None:
         self.mode = "ok"
@@ -236,7 +249,7 @@ class Fleet:
         config = render("gateway", "haproxy.cfg", **self.variables)
         # A user's own process can neither change its user nor its root.
         config = re.sub(r"(?m)^ +(chroot|user|group) .*\n", "", config)
-        names = ("keys.map", "models.json")
+        names = ("keys.map", "models.json", "owed.lua")
         return self._module(
             gateway_config,
             config=config,

@@ -106,6 +106,20 @@ def test_nothing_fails_when_a_host_is_killed(fleet: Fleet) -> None:
     assert {answer.json["host"] for answer in load.answers[-20:]} == {fleet.edges[1].name}
 
 
+def test_nothing_fails_when_a_host_vanishes(fleet: Fleet) -> None:
+    """Also what waits for its connection to the host at the moment when it is marked down."""
+    ill, well = fleet.edges
+    with Load(fleet, delay=0.05) as load:
+        fleet.until(lambda: len(load.answers) >= 30, 20)
+        ill.vanish()
+        fleet.until_state(ill, "down")
+        fleet.until(lambda: len(load.answers) >= 130, 20)
+        load.go_on()
+    assert load.failed == []
+    assert max(answer.seconds for answer in load.answers) > 0.9, "none was on its way to the host that vanished"
+    assert {answer.json["host"] for answer in load.answers[-20:]} == {well.name}
+
+
 def test_another_host_is_asked_where_a_worker_is_gone(fleet: Fleet) -> None:
     """The check has not found out yet: health is well, and every question gets 503."""
     fleet.edges[0].mode = "worker_gone"

@@ -114,7 +114,7 @@ def test_haproxy_takes_them(tmp_path: Path, certificate: Path, variables: dict[s
         text = text.replace(f"    {line}\n", "")
     for name in ("tls.pem", "ca.pem"):
         (tmp_path / name).write_bytes(certificate.read_bytes())
-    for name in ("keys.map", "models.json"):
+    for name in ("keys.map", "models.json", "owed.lua"):
         (tmp_path / name).write_text(render("gateway", name, **{**GOOD, **variables}), encoding="utf-8")
     path = tmp_path / "haproxy.cfg"
     path.write_text(text, encoding="utf-8")
