@@ -510,7 +510,7 @@ def test_a_slow_home_is_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_host_behind_a_slow_line_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lfs_engine, "RANK_PATIENCE", 0.4)
+    monkeypatch.setattr(_lfs_engine, "RANK_PATIENCE", 0.8)
     content = big()
     origin = Origin(content)
     fleet = Fleet(tmp_path, origin, "abc", content)
@@ -520,8 +520,7 @@ def test_a_host_behind_a_slow_line_is_left_alone(tmp_path: Path, monkeypatch: py
     fleet.run("ab")
     assert fleet.right("ab")
     assert time.monotonic() - started < 12, "c needs 7 s for each of its three pieces"
-    # Each for itself would be twice. On a busy machine a piece may be late, and is read once more.
-    assert sum(origin.sent.values()) <= 1.5 * len(content)
+    assert sum(origin.sent.values()) <= 1.2 * len(content)
 
 
 def test_a_piece_that_is_asked_for_in_vain_stays_as_late_as_it_is(tmp_path: Path) -> None:
