@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Judgement about dockerd's configuration file: no input, no output."""
+"""dockerd's configuration file: its one reader, and judgement about what it holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.json_text import EMPTY, JsonError, kind
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.json_text import read as read_json
 
 # What dockerd takes over at SIGHUP. Every other key needs a restart.
 # Source: moby, daemon/reload.go, the comment of Daemon.Reload. Two that a reload knows are left out: "features", since
@@ -33,23 +37,62 @@ RELOADABLE = frozenset(
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^/?#\s\"]+)@")
 
 
+DATA_ROOT = "/var/lib/docker"
+# Keys that are read here or merged into key by key, and what dockerd wants them to be.
+TYPES = {"data-root": "string", "graph": "string", "runtimes": "object", "features": "object"}
+
+
 class ConfigError(ValueError):
-    """The file is not something that can be merged into."""
+    """The file is not something that can be read as dockerd reads it, or merged into."""
 
 
-def load(text: str) -> dict[str, Any]:
-    """The configuration that a file's text holds; an empty file is an empty configuration, as it is to dockerd."""
-    if not text.strip("\ufeff \t\r\n"):
-        return {}
+def read(path: Path) -> dict[str, Any]:
+    """The configuration in a file; one that is not there is empty. Raises ConfigError with a message in three parts."""
     try:
-        config = json.loads(text.lstrip("\ufeff"))
-    except ValueError as error:
-        if isinstance(error, json.JSONDecodeError):
-            raise ConfigError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ConfigError as error:
+        raise ConfigError(refusal(path, str(error))) from error
+    except OSError as error:
+        raise ConfigError(refusal(path, error.strerror or str(error))) from error
+
+
+def refusal(path: Path, found: str) -> str:
+    return (
+        f"Found a malformed {path}: {found}. Expected one JSON object, or no such file. Mend the file on the host "
+        f"(`dockerd --validate --config-file {path}` judges it) or move it away; it is merged into and never replaced."
+    )
+
+
+def load(data: bytes | str) -> dict[str, Any]:
+    """The configuration that a file's content holds; an empty file is an empty configuration, as it is to dockerd.
+
+    A byte-order mark tells the encoding, as it does to dockerd (moby, daemon/config/config.go).
+    """
+    try:
+        config = read_json(data)
+    except JsonError as error:
+        if str(error) == EMPTY:
+            return {}
         raise ConfigError(str(error)) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"a JSON {_json_type(config)} where an object was expected")
+        raise ConfigError(f"a JSON {kind(config)} where an object was expected")
+    for key, expected in TYPES.items():
+        if key in config and kind(config[key]) not in (expected, "null"):
+            article = "an" if expected == "object" else "a"
+            raise ConfigError(f"{key} is a JSON {kind(config[key])} where {article} {expected} was expected")
     return config
+
+
+def data_root(config: dict[str, Any]) -> str:
+    """Where the engine keeps its data; engines before 23.0 also know the key `graph`."""
+    return str(config.get("data-root") or config.get("graph") or DATA_ROOT)
+
+
+def legacy_runtime(config: dict[str, Any]) -> bool:
+    """Whether it names the runtime `nvidia`."""
+    return "nvidia" in (config.get("runtimes") or {})
 
 
 def dump(config: dict[str, Any]) -> str:
@@ -142,9 +185,3 @@ def _unique(items: list[Any]) -> list[Any]:
         if item not in result:
             result.append(item)
     return result
-
-
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    return {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}[type(value)]

@@ -370,7 +370,9 @@ def finetune_plan(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         _place_on_cpu(plan, plan.model, host, settings)
     _judge_disk(plan, plan.model, host, settings)
     engine = host.get("engine") or {}
-    if not engine.get("answers", True):
+    if engine.get("config_error"):
+        plan.problems.append({"check": "engine", "message": str(engine["config_error"])})
+    elif not engine.get("answers", True):
         plan.refuse(
             "engine",
             f"no answer of the engine ({str(engine.get('error') or 'no reason is known').rstrip('.')}).",

@@ -227,15 +227,6 @@ def units(out: str) -> dict[str, str]:
     return states
 
 
-def legacy_runtime(daemon_json: str) -> bool:
-    """Whether daemon.json names the runtime `nvidia`."""
-    try:
-        configuration = json.loads(daemon_json)
-        return "nvidia" in (configuration.get("runtimes") or {})
-    except (ValueError, AttributeError, TypeError):
-        return False
-
-
 def parse_cdi(path: str, text: str) -> CdiSpec | None:
     """A CDI specification, or None where it is not NVIDIA's or not readable."""
     if path.endswith(".json"):

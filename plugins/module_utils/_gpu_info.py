@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vicuna.fleet.plugins.module_utils import _daemon_config as daemon
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_bus as bus
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_driver as drivers
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_smi as smi
@@ -243,6 +244,14 @@ def message(gpu: dict[str, Any]) -> str:
     return f"{gpus}, no driver answers: {driver['error']}"
 
 
+def legacy_runtime(path: Path) -> dict[str, Any]:
+    """Whether the engine's configuration names the runtime `nvidia`, or why that cannot be told."""
+    try:
+        return {"legacy_runtime": daemon.legacy_runtime(daemon.read(path)), "config_error": ""}
+    except daemon.ConfigError as error:
+        return {"legacy_runtime": None, "config_error": str(error)}
+
+
 def look(module: AnsibleModule, *, kernel: str = "", timeout: int = QUERY_SECONDS) -> dict[str, Any]:
     """What M(vicuna.fleet.gpu_info) returns as RV(vicuna.fleet.gpu_info#module:gpu).
 
@@ -336,6 +345,6 @@ def look(module: AnsibleModule, *, kernel: str = "", timeout: int = QUERY_SECOND
         "toolkit": {
             "version": drivers.version_of(bounded([toolkit, "--version"], QUERY_SECONDS).out) if toolkit else "",
             "packages": {package.name: package.version for package in packages if package.of_toolkit},
-            "legacy_runtime": drivers.legacy_runtime(text(ROOT / "etc/docker/daemon.json")),
+            **legacy_runtime(ROOT / "etc/docker/daemon.json"),
         },
     }

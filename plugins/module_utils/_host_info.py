@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,16 +64,6 @@ def parse_containers(payload: Any, project: str) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def data_root(config: str) -> str:
-    """Where an engine that does not answer would keep its data, from its daemon.json."""
-    try:
-        data = json.loads(config or "{}")
-    except ValueError:
-        data = {}
-    root = data.get("data-root") if isinstance(data, dict) else None
-    return str(root or "/var/lib/docker")
 
 
 def container_of(cgroup: str, ids: Iterable[str]) -> str:

@@ -551,6 +551,7 @@ def serving_plan(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         _place_on_cpu(plan, plan.model, host, settings)
     if device == "cuda" and plan.model:
         _judge_host_memory(plan, plan.model, host, settings)
+    _judge_engine(plan, host)
     _judge_disk(plan, host, settings)
     _judge_ports(plan, host)
     _judge_clock(plan, host, settings)
@@ -906,6 +907,12 @@ def _judge_host_memory(plan: Plan, model: Model, host: Mapping[str, Any], settin
             if most >= 1
             else "Free memory on the host, or take a model that is cut into smaller files.",
         )
+
+
+def _judge_engine(plan: Plan, host: Mapping[str, Any]) -> None:
+    error = (host.get("engine") or {}).get("config_error")
+    if error:
+        plan.problems.append({"check": "engine", "message": str(error)})
 
 
 def _judge_disk(plan: Plan, host: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

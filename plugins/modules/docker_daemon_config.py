@@ -117,21 +117,11 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import
     credentials,
     dump,
     fill,
-    load,
     mask,
     merge,
+    read,
     restart_required,
 )
-
-
-def read(module: AnsibleModule, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        module.fail_json(msg=f"{path} cannot be read: {error}. Nothing was written.", path=str(path))
-        raise
 
 
 def dockerd_accepts(module: AnsibleModule, text: str, path: Path) -> bool:
@@ -189,17 +179,11 @@ def main() -> None:
     path = Path(os.path.realpath(module.params["path"]))
     module.no_log_values.update(credentials([module.params["options"], module.params["defaults"]]))
 
-    text = read(module, path)
     try:
-        before = load(text)
+        before = read(path)
     except ConfigError as error:
-        module.fail_json(
-            msg=(
-                f"{path} is not a configuration that can be merged into: {error}. Expected one JSON object. "
-                "Nothing was written. Mend the file or move it away, then run again."
-            ),
-            path=str(path),
-        )
+        module.fail_json(msg=f"{error} Nothing was written.", path=str(path))
+    existed = path.exists()
     module.no_log_values.update(credentials(before))
     after = fill(merge(before, module.params["options"]), module.params["defaults"])
     keys = changed_keys(before, after)
@@ -213,14 +197,12 @@ def main() -> None:
         "validated": validated,
     }
     if module._diff:
-        shown = dump(after) if keys else text
         result["diff"] = {
             "before_header": str(path),
             "after_header": str(path),
-            "before": mask(text),
-            "after": mask(shown),
+            "before": mask(dump(before) if existed else ""),
+            "after": mask(dump(after) if existed or keys else ""),
         }
-    existed = path.exists()
     if keys and not module.check_mode:
         backup = write(module, dump(after), path, bool(credentials([before, after])))
         if backup:

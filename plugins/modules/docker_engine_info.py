@@ -157,9 +157,11 @@ engine:
       type: dict
       sample: {features: {cdi: true}}
     config_error:
-      description: What is wrong with the syntax of O(config); empty where nothing is, or where there is no such file.
+      description: Why O(config) cannot be read, in three parts; empty where it can, or where there is no such file.
       type: str
-      sample: "line 3, column 5: Expecting ',' delimiter"
+      sample: >-
+        Found a malformed /etc/docker/daemon.json: line 3, column 5: a comma before the closing }. Expected one JSON
+        object, or no such file. Mend the file on the host …
     pending:
       description:
         - What the host does not have of what was asked for.
@@ -188,9 +190,9 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import
     changed_keys,
     credentials,
     fill,
-    load,
     merge,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import read as read_config
 from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import (
     DISTRIBUTION_PACKAGES,
     DOCKER_PACKAGES,
@@ -256,10 +258,8 @@ def group_members(name: str) -> list[str]:
 def config_file(path: Path) -> tuple[dict[str, Any], str]:
     """What the file holds, and what is wrong with it."""
     try:
-        return load(path.read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return {}, ""
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        return read_config(path), ""
+    except ConfigError as error:
         return {}, str(error)
 
 
@@ -300,9 +300,8 @@ def config_pending(module: AnsibleModule, swarm: bool) -> bool:
     defaults = dict(module.params["defaults"] or {})
     if swarm:
         defaults.pop("live-restore", None)
-    try:
-        before = load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ConfigError, OSError, UnicodeDecodeError):
+    before, error = config_file(path)
+    if error:
         return True
     after = fill(merge(before, module.params["options"] or {}), defaults)
     if changed_keys(before, after):

@@ -335,8 +335,11 @@ gpu:
           description: Installed packages of it, those of nvidia-docker too, and their versions.
           type: dict
         legacy_runtime:
-          description: Whether C(/etc/docker/daemon.json) names the runtime C(nvidia).
+          description: Whether C(/etc/docker/daemon.json) names the runtime C(nvidia); null where that cannot be read.
           type: bool
+        config_error:
+          description: Why C(/etc/docker/daemon.json) cannot be read, in three parts; empty where it can.
+          type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -134,9 +134,12 @@ host:
       elements: dict
       sample: [{port: 8000, free: false, own: true, by: the container vicuna-edge-1}]
     engine:
-      description: Whether an engine C(answers), C(error) why not, and its C(root).
+      description:
+        - Whether an engine C(answers), C(error) why not, and its C(root).
+        - C(config_error) says what is wrong with the C(daemon.json) of one that does not answer. Its root is unknown
+          then, and V(docker) is missing in RV(host.file_systems).
       type: dict
-      sample: {answers: true, error: "", root: /var/lib/docker}
+      sample: {answers: true, error: "", root: /var/lib/docker, config_error: ""}
     containers:
       description:
         - All containers, with C(id), C(name), C(own), C(running), the C(ports) that they publish, and for the project's
@@ -164,10 +167,11 @@ from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import ConfigError, data_root
+from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import read as read_config
 from ansible_collections.vicuna.fleet.plugins.module_utils._host_info import (
     Listener,
     container_of,
-    data_root,
     judge_ports,
     parse_containers,
     parse_listeners,
@@ -228,6 +232,16 @@ def read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def engine_root(info: dict[str, t.Any] | None, config: Path) -> tuple[str, str]:
+    """Where the engine keeps its data, by its own word or else by its configuration, or why that cannot be told."""
+    if info and info.get("DockerRootDir"):
+        return str(info["DockerRootDir"]), ""
+    try:
+        return data_root(read_config(config)), ""
+    except ConfigError as error:
+        return "", str(error)
 
 
 def file_system(path: Path) -> dict[str, t.Any]:
@@ -300,8 +314,8 @@ def main() -> None:
     for container in containers:
         container["memory_mib"] = held.get(container["id"], 0)
 
-    root = str((info or {}).get("DockerRootDir") or data_root(read(DAEMON_JSON)))
-    systems = {"docker": file_system(Path(root))}
+    root, config_error = engine_root(info, DAEMON_JSON)
+    systems = {"docker": file_system(Path(root))} if root else {}
     present, reclaimable = 0, 0
     if params["model_path"]:
         systems["model"] = file_system(Path(params["model_path"]))
@@ -324,7 +338,12 @@ def main() -> None:
         "ports": judge_ports(
             params["ports"], wanted, socket_owners({listener.inode for listener in wanted}), containers
         ),
-        "engine": {"answers": not engine.error, "error": engine.error, "root": root},
+        "engine": {
+            "answers": not engine.error,
+            "error": engine.error,
+            "root": root,
+            "config_error": config_error,
+        },
         "containers": containers,
         "images": images,
     }

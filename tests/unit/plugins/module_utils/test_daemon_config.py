@@ -4,22 +4,29 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_info
 from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import (
     ConfigError,
     changed_keys,
     credentials,
+    data_root,
     dump,
     fill,
+    legacy_runtime,
     load,
     mask,
     merge,
+    read,
     restart_required,
 )
+from ansible_collections.vicuna.fleet.plugins.modules import docker_engine_info, host_info
 
+BOTH = '{"data-root": "/srv/docker", "runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}'
 NVIDIA = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
 
 
@@ -109,27 +116,70 @@ def test_fill_never_overrules() -> None:
     assert fill({"live-restore": False}, {"live-restore": True}) == {"live-restore": False}
 
 
-@pytest.mark.parametrize("text", ["", "\n", "  \n", "\ufeff", "{}", "\ufeff{}"])
-def test_an_empty_file_is_an_empty_configuration(text: str) -> None:
-    assert load(text) == {}
+CASES: dict[str, tuple[bytes, tuple[str, bool] | str]] = {
+    # What is in the file → data-root and whether the runtime nvidia is named, or what is wrong with it.
+    "empty": (b"", ("/var/lib/docker", False)),
+    "blank": (b" \r\n\t", ("/var/lib/docker", False)),
+    "a mark alone": (b"\xef\xbb\xbf", ("/var/lib/docker", False)),
+    "no keys": (b"{}", ("/var/lib/docker", False)),
+    "plain": (BOTH.encode(), ("/srv/docker", True)),
+    "windows": (BOTH.replace(",", ",\r\n").encode("utf-8-sig"), ("/srv/docker", True)),
+    "utf-16": (BOTH.encode("utf-16"), ("/srv/docker", True)),
+    "utf-16, big end first": (b"\xfe\xff" + BOTH.encode("utf-16-be"), ("/srv/docker", True)),
+    "an older engine's key": (b'{"graph": "/data"}', ("/data", False)),
+    "nulls": (b'{"data-root": null, "runtimes": null}', ("/var/lib/docker", False)),
+    "another runtime": (b'{"runtimes": {"crun": {"path": "crun"}}}', ("/var/lib/docker", False)),
+    "the same twice": (b'{"data-root": "/a", "data-root": "/a"}', ("/a", False)),
+    "twice": (
+        b'{"data-root": "/a",\n "data-root": "/b"}',
+        'line 2, column 2: the key "data-root" stands here for the second time',
+    ),
+    "utf-16 without a mark": (BOTH.encode("utf-16-le"), "it is in UTF-16 or UTF-32 without a byte-order mark"),
+    "latin-1": (b'{"labels": ["\xe9"]}', "line 1, column 14: the byte 0xe9 is no UTF-8"),
+    "deep": (b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", "line 1, column 106: nested deeper than 100"),
+    "a comma too many": (b'{"debug": true,}', "line 1, column 15: a comma before the closing }"),
+    "a comma too few": (b'{"debug": true\n"dns": []}', "line 2, column 1: a comma or a closing bracket is missing"),
+    "a comment": (b"# comment\n{}", "line 1, column 1: a comment"),
+    "cut off": (b"{", "line 1, column 2: it ends in the middle"),
+    "a number that none is": (b'{"mtu": NaN}', "line 1, column 9: NaN"),
+    "half a character": (b'{"labels": ["\\ud83d"]}', "line 1, column 14: \\ud83d"),
+    "a list": (b"[]", "a JSON array where an object was expected"),
+    "a list with the runtime's name": (b'["nvidia"]', "a JSON array where an object was expected"),
+    "null": (b"null", "a JSON null where an object was expected"),
+    "true": (b"true", "a JSON boolean where an object was expected"),
+    "a string": (b'"x"', "a JSON string where an object was expected"),
+    "runtimes in a list": (b'{"runtimes": ["nvidia"]}', "runtimes is a JSON array where an object was expected"),
+    "a number for a path": (b'{"data-root": 5}', "data-root is a JSON number where a string was expected"),
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"debug": true\n"dns": []}', "line 2, column 1: Expecting ',' delimiter"),
-        ('{"debug": true,}', "line 1, column"),
-        ("# comment\n{}", "line 1, column 1"),
-        ("[]", "a JSON array where an object was expected"),
-        ("null", "a JSON null where an object was expected"),
-        ("true", "a JSON boolean where an object was expected"),
-        ('"x"', "a JSON string where an object was expected"),
-        ("{", "line 1, column 2"),
-    ],
-)
-def test_malformed(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        load(text)
+@pytest.mark.parametrize(("data", "expected"), CASES.values(), ids=CASES.keys())
+def test_every_reader_says_the_same(tmp_path: Path, data: bytes, expected: tuple[str, bool] | str) -> None:
+    """What merges into it, looks for the engine's data, for the legacy runtime, and at the engine."""
+    path = tmp_path / "daemon.json"
+    path.write_bytes(data)
+    try:
+        config = read(path)
+    except ConfigError as error:
+        assert isinstance(expected, str)
+        assert str(error).startswith(f"Found a malformed {path}: {expected}")
+        assert "Expected one JSON object, or no such file. Mend the file on the host" in str(error)
+        assert docker_engine_info.config_file(path) == ({}, str(error))
+        assert _gpu_info.legacy_runtime(path) == {"legacy_runtime": None, "config_error": str(error)}
+        assert host_info.engine_root(None, path) == ("", str(error))
+    else:
+        assert (data_root(config), legacy_runtime(config)) == expected
+        assert docker_engine_info.config_file(path) == (config, "")
+        assert _gpu_info.legacy_runtime(path) == {"legacy_runtime": expected[1], "config_error": ""}
+        assert host_info.engine_root(None, path) == (expected[0], "")
+        # What was read can be written.
+        assert load(dump(config)) == config
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    assert read(tmp_path / "none") == {}
+    with pytest.raises(ConfigError, match=r"Is a directory\. Expected"):
+        read(tmp_path)
 
 
 def test_dump_reads_back() -> None:

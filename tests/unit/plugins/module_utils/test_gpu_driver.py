@@ -13,7 +13,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_driver import (
     container_of,
     held_by_dnf,
     kernel_module,
-    legacy_runtime,
     libraries,
     library_version,
     nouveau_blacklisted,
@@ -312,22 +311,6 @@ def test_units() -> None:
         "d.service": "inactive",
         "e.service": "inactive",
     }
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}', True),
-        ('{"runtimes": {"other": {}}}', False),
-        ('{"features": {"cdi": true}}', False),
-        ('{"runtimes": null}', False),
-        ("[]", False),
-        ("{,}", False),
-        ("", False),
-    ],
-)
-def test_legacy_runtime(text: str, expected: bool) -> None:
-    assert legacy_runtime(text) == expected
 
 
 # Constructed in the layouts that NVIDIA/nvidia-container-toolkit issue 38 and docker/buildx issue 3295 show: keys in

@@ -102,19 +102,6 @@ def test_os_release() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ("", "/var/lib/docker"),
-        ('{"data-root": "/data/docker"}', "/data/docker"),
-        ("{,}", "/var/lib/docker"),
-        ("[]", "/var/lib/docker"),
-    ],
-)
-def test_data_root(config: str, expected: str) -> None:
-    assert hi.data_root(config) == expected
-
-
-@pytest.mark.parametrize(
     ("cgroup", "expected"),
     [
         # systemd's driver on cgroup v2, cgroupfs on v2, cgroup v1

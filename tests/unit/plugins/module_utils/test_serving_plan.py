@@ -592,3 +592,20 @@ def test_the_table_of_a_host_without_a_model() -> None:
     lines = sp.table({"a": broken, "b": bare})
     assert "does not fit: model, gpu" in lines[1]
     assert "memory after the driver" in lines[2]
+
+
+def test_an_engine_whose_configuration_cannot_be_read() -> None:
+    """Where its data would be, nobody can tell: the plan says so, and judges no room there."""
+    found = plan(
+        on=host(
+            engine={
+                "answers": False,
+                "error": "refused",
+                "root": "",
+                "config_error": "Found a malformed file. Expected …",
+            },
+            file_systems={"model": {"path": "/", "free_bytes": 200 * GIB, "device": 1}},
+        ),
+        gpu=gpus(card(0, 80)),
+    )
+    assert checks(found) == ["engine"]

@@ -97,7 +97,8 @@ def test_what_is_no_engine_is_not_asked(run: Run, tmp_path: Path, flavour: str) 
 
 def test_a_malformed_configuration(run: Run, tmp_path: Path) -> None:
     (tmp_path / "daemon.json").write_text("{,}", encoding="utf-8")
-    assert run()["engine"]["config_error"].startswith("line 1, column 2")
+    found = f"Found a malformed {tmp_path / 'daemon.json'}: line 1, column 2: a comma before the closing }}. Expected"
+    assert run()["engine"]["config_error"].startswith(found)
 
 
 # --- what of the wanted the host does not have

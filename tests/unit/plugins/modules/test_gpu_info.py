@@ -106,7 +106,7 @@ def test_a_host_without_a_gpu(run: Run, host: Host) -> None:
     assert gpu["kernel"] == {"release": RELEASE, "headers": False}
     assert gpu["fabric_manager"] == {"required": False, "version": "", "state": "absent"}
     assert gpu["persistence"] == {"daemon": "absent", "mode": False}
-    assert gpu["toolkit"] == {"version": "", "packages": {}, "legacy_runtime": False}
+    assert gpu["toolkit"] == {"version": "", "packages": {}, "legacy_runtime": False, "config_error": ""}
     assert gpu["cdi"] == {"devices": [], "specs": []}
 
 
@@ -396,4 +396,4 @@ def test_cdi_and_the_toolkit(run: Run, host: Host) -> None:
             },
         ],
     }
-    assert gpu["toolkit"] == {"version": "1.18.0", "packages": {}, "legacy_runtime": True}
+    assert gpu["toolkit"] == {"version": "1.18.0", "packages": {}, "legacy_runtime": True, "config_error": ""}

@@ -177,7 +177,7 @@ def test_the_engines_answers(run: Run, tmp_path: Path, engine: Callable[..., Non
     }
     engine(containers=[own], **{"/images/hub:5000/x:1/json": {}})
     found = run(ports=[8000], images=["hub:5000/x:1", "y"])["host"]
-    assert found["engine"] == {"answers": True, "error": "", "root": str(tmp_path)}
+    assert found["engine"] == {"answers": True, "error": "", "root": str(tmp_path), "config_error": ""}
     assert found["images"] == {"hub:5000/x:1": True, "y": False}
     assert (found["ports"][0]["own"], found["ports"][0]["by"]) == (True, "the container vicuna-edge-1")
     assert found["containers"][0]["memory_mib"] == 0
