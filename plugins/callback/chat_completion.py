@@ -455,10 +455,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """
         path = endpoint.text("api_key_file")
         if path:
-            for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines():
-                if line.strip() and not line.startswith("#"):
-                    return line.strip()
-            raise ValueError(f"the key file {path} is empty")
+            key = _chat.first_key(Path(path).expanduser().read_text(encoding="utf-8"))
+            if not key:
+                raise ValueError(f"the key file {path} is empty")
+            return key
         keys = self._variable(endpoint, KEYS[endpoint.name]) or []
         if isinstance(keys, str) or not hasattr(keys, "__iter__"):
             raise ValueError(f"{KEYS[endpoint.name]} is no list")

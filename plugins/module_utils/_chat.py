@@ -27,6 +27,12 @@ def completions_url(base: str) -> str:
     return base.rstrip("/") + PATH
 
 
+def first_key(text: str) -> str:
+    """The key in a key file's text: its first line that is neither empty nor a comment; empty where there is none."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
 def request_headers(api_key: str = "") -> dict[str, str]:
     headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "vicuna.fleet"}
     if api_key:

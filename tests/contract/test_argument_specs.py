@@ -56,9 +56,14 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def is_template(value: Any) -> bool:
+    """What it becomes is known in a run only."""
+    return isinstance(value, str) and "{{" in value
+
+
 def is_type(value: Any, name: str) -> bool:
     # null leaves a choice open; ansible-core takes it for a variable that is not given.
-    if value is None or (isinstance(value, str) and "{{" in value):
+    if value is None or is_template(value):
         return True
     return isinstance(value, TYPES[name]) and (name in ("bool", "raw") or not isinstance(value, bool))
 
@@ -86,7 +91,7 @@ def spec_problems(root: Path) -> Iterator[str]:
                 yield f"{where} is {defaults[name]!r} in defaults and {option['default']!r} in the specs"
             elif not is_type(defaults[name], option.get("type", "str")):
                 yield f"{where} is of type {option['type']}, and its default is {defaults[name]!r}"
-            elif option.get("choices") and defaults[name] not in option["choices"]:
+            elif option.get("choices") and not is_template(defaults[name]) and defaults[name] not in option["choices"]:
                 yield f"{where} defaults to {defaults[name]!r}, which is none of its choices"
 
 
@@ -146,6 +151,8 @@ def usage_problems(root: Path) -> Iterator[str]:
     known = {role.name: options_of(role).keys() | defaults_of(role).keys() for role in roles}
     made = {role.name: {n for path in tree.role_files(role, "tasks") for n in names_set(path)} for role in roles}
     everywhere = set().union(*known.values(), *made.values())
+    # Another role may take it as its default: the role image builds as the role fastchat is told.
+    passed_on = {name for role in roles for name in names_read(defaults_of(role))}
     for role in roles:
         used: set[str] = set()
         for path, names in reads_of(role):
@@ -154,7 +161,7 @@ def usage_problems(root: Path) -> Iterator[str]:
                 owner = next((r for r in known if name.startswith(f"{r}_")), None)
                 if owner:
                     yield f"{tree.short(root, path)} reads {name}, which role {owner} does not have"
-        for name in sorted(known[role.name] - used):
+        for name in sorted(known[role.name] - used - passed_on):
             yield f"{role.name}: {name} is offered and nothing in the role reads it"
 
 
