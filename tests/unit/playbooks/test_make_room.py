@@ -127,11 +127,13 @@ def test_what_would_override_the_rollout_is_refused(host: Host) -> None:
     done = host.run(
         ROOT / "playbooks/finetune.yml",
         finetune_promote=True,
-        vicuna_model_revision="main",
+        model_revision="main",
         vicuna_hosts="all",
+        fastchat_model_path="/model/base",
     )
     assert done.returncode != 0
-    assert "Found vicuna_hosts, vicuna_model_revision among the extra variables (-e)" in said(done)
+    assert "Found vicuna_hosts, model_revision among the extra variables (-e)" in said(done)
+    assert "Found fastchat_model_path /model/base together with finetune_promote" in said(done)
 
 
 def test_check_mode_leaves_the_host_out(host: Host) -> None:
