@@ -91,7 +91,7 @@ def test_one_host_saves_and_the_other_loads(asked: dict[str, list[str]]) -> None
     assert [name.split(":")[0] for name in names] == [
         f"vicuna-fleet/fastchat-{part}" for part in ("edge", "api", "worker")
     ]
-    assert "/var/tmp/fastchat-0.2.36-cpu-" in asked["archive"][2]
+    assert "/var/tmp/fastchat-edge-0.2.36-cpu-" in asked["archive"][2]
 
 
 def test_both_pull(asked: dict[str, list[str]]) -> None:
