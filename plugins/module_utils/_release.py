@@ -24,9 +24,13 @@ import typing as t
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
+
 SCHEMA = 1
 DIGITS = 12
 TEMPORARY = ".vicuna-release"
+# Weights, tokenizer, template and settings: what a worker reads of a model's directory.
+MODEL_SUFFIXES = (".bin", ".jinja", ".json", ".model", ".safetensors", ".txt")
 
 State = dict[str, t.Any]
 
@@ -49,6 +53,8 @@ class File:
     group: str = "root"
     # Credentials: shown to nobody, no part of what makes a release another one, and not taken back by a rollback.
     secret: bool = False
+    # The services, or the systemd unit, whose processes read it at their start. Compose itself compares its own files.
+    read_by: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -61,6 +67,7 @@ class File:
             "owner": self.owner,
             "group": self.group,
             "secret": self.secret,
+            "read_by": list(self.read_by),
             "sha256": self.sha256,
         }
 
@@ -373,6 +380,7 @@ class Snapshots:
                     str(entry["owner"]),
                     str(entry["group"]),
                     bool(entry["secret"]),
+                    tuple(entry.get("read_by") or ()),
                 )
             )
         if entries is None or damaged:
@@ -414,8 +422,8 @@ def parse_hashes(text: str) -> dict[str, str]:
 
 
 def parse_containers(text: str) -> list[dict[str, str]]:
-    """Lines of ``docker ps`` in the module's format: service, hash, image, one-off, state; parted by tabs."""
-    keys = ("service", "hash", "image", "oneoff", "state")
+    """Lines of ``docker ps`` in the module's format: service, hash, image, one-off, state, id; parted by tabs."""
+    keys = ("service", "hash", "image", "oneoff", "state", "id")
     rows = (line.split("\t") for line in text.splitlines())
     return [dict(zip(keys, row)) for row in rows if len(row) == len(keys)]
 
@@ -437,3 +445,21 @@ def as_configured(
             for item in own
         )
     )
+
+
+def reads(
+    reader: str, files: t.Iterable[File], directory: Path, model: t.Mapping[str, t.Any] | None = None
+) -> dict[str, float]:
+    """The files that a service or a unit reads at its start, and when each was last changed."""
+    found = processes.changed_at(place(file.path, directory) for file in files if reader in file.read_by)
+    if model and model.get("path") and reader in (model.get("read_by") or []):
+        # Its large files are hard links, which other revisions of the model share.
+        found.update(processes.changed_at(_model_files(Path(str(model["path"]))), "st_mtime"))
+    return found
+
+
+def _model_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES and path.name[0] != ".")
+    except OSError:
+        return []

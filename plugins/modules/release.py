@@ -22,7 +22,7 @@ description:
   - The copy is written first, then the record, then the files, each in one step; a kill at any moment leaves all of
     them readable.
   - A record that cannot be understood is refused and stays as it is.
-  - No service is started or stopped.
+  - No service is started or stopped. RV(stale) names those that are to be.
 options:
   state:
     description:
@@ -86,12 +86,20 @@ options:
             it is, for a key may have been revoked since; it is restored only where it is gone.
         type: bool
         default: false
+      read_by:
+        description:
+          - The services of the project, or the O(unit), whose processes read the file when they start and not again.
+          - Not for what C(docker compose) reads itself, whose services have a hash of it.
+        type: list
+        elements: str
+        default: []
       only_with:
         description: The file is wanted only where this path exists on the host, such as V(/run/systemd/system).
         type: path
   model:
     description:
       - What the release serves; C(path), C(commit), C(names), and C(max_requests), how many it answers at once.
+      - C(read_by) lists the services that read the files in C(path) when they start.
     type: dict
     default: {}
   images:
@@ -197,13 +205,27 @@ running:
   description: Whether every service runs, made of the files and the images as they are on the host.
   returned: O(state) is C(planned) or C(query)
   type: bool
+stale:
+  description:
+    - Running services whose process began before a file that it reads was last changed, or is to be changed now. They
+      have to be started anew, which O(state=deployed) does not do.
+    - The process is compared with the disk, so that a run which was killed between the two is finished by the next.
+  returned: O(state) is C(planned) or C(query)
+  type: list
+  elements: str
+  sample: [edge]
+repair:
+  description:
+    - Whether the release that was asked for is the current one already, so that it is put in order, and not replaced.
+  returned: O(state=planned)
+  type: bool
 systemd:
   description: Whether systemd is process 1.
   returned: O(state) is C(planned), C(deployed) or C(rolled_back)
   type: bool
 unit_ready:
-  description: Whether O(unit) is active, enabled and loaded as it is on the disk. V(true) where systemd is not
-    process 1.
+  description: Whether O(unit) is active, enabled, and loaded and started after the last change of its files. V(true)
+    where systemd is not process 1.
   returned: O(state=planned)
   type: bool
 release:
@@ -226,12 +248,14 @@ drift:
 import datetime
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _release
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
 from ansible_collections.vicuna.fleet.plugins.module_utils._release import File, ReleaseError
 
 PS_FORMAT = "\t".join(
@@ -241,6 +265,7 @@ PS_FORMAT = "\t".join(
         '{{.Label "com.docker.compose.image"}}',
         '{{.Label "com.docker.compose.oneoff"}}',
         "{{.State}}",
+        "{{.ID}}",
     ]
 )
 SYSTEMD = Path("/run/systemd/system")
@@ -287,29 +312,82 @@ class Host:
         found = {key: self.ask(*inspect, str(name)) for key, name in images.items()}
         return {key: out.strip() for key, (rc, out) in found.items() if rc == 0}
 
-    def running(self, image_ids: dict[str, str]) -> bool:
-        if not (self.directory / "compose.yaml").is_file() or not image_ids:
+    def look(
+        self,
+        files: list[File],
+        model: dict[str, Any],
+        image_ids: dict[str, str],
+        differing: set[Path],
+    ) -> dict[str, Any]:
+        """What runs, against what is on the disk or is to be put there."""
+        containers = self.containers()
+        stale = self.stale(files, model, containers, differing)
+        return {
+            "running": self.as_configured(containers, image_ids) and not stale,
+            "stale": stale,
+            "unit_ready": self.unit_ready(files),
+        }
+
+    def containers(self) -> list[dict[str, str]] | None:
+        """The project's; None where no engine tells."""
+        label = f"label=com.docker.compose.project={self.module.params['project']}"
+        rc, out = self.ask("ps", "--all", "--no-trunc", "--filter", label, "--format", PS_FORMAT)
+        return _release.parse_containers(out) if rc == 0 else None
+
+    def as_configured(self, containers: list[dict[str, str]] | None, image_ids: dict[str, str]) -> bool:
+        if containers is None or not (self.directory / "compose.yaml").is_file() or not image_ids:
             return False
-        project = self.module.params["project"]
-        rc, hashes = self.ask("compose", "--project-name", project, "config", "--hash", "*")
-        if rc != 0:
-            return False
-        label = f"label=com.docker.compose.project={project}"
-        rc, containers = self.ask("ps", "--all", "--no-trunc", "--filter", label, "--format", PS_FORMAT)
-        return rc == 0 and _release.as_configured(
-            _release.parse_hashes(hashes), _release.parse_containers(containers), image_ids.values()
+        rc, hashes = self.ask("compose", "--project-name", self.module.params["project"], "config", "--hash", "*")
+        return rc == 0 and _release.as_configured(_release.parse_hashes(hashes), containers, image_ids.values())
+
+    def stale(
+        self,
+        files: list[File],
+        model: dict[str, Any],
+        containers: list[dict[str, str]] | None,
+        differing: set[Path],
+    ) -> list[str]:
+        """The running services that may go by an earlier version of a file."""
+        readers = {reader for file in files for reader in file.read_by} | set(model.get("read_by") or [])
+        running = {
+            item["id"]: item["service"]
+            for item in containers or []
+            if item["service"] in readers and item["state"] == "running" and item["oneoff"].lower() != "true"
+        }
+        if not running:
+            return []
+        _rc, out = self.ask("inspect", "--type", "container", "--format", "{{.Id}} {{.State.Pid}}", *running)
+        # One that has just ended has no process, and is started by compose.
+        pids = dict(line.split() for line in out.splitlines() if len(line.split()) == 2)
+        late = {
+            reader
+            for file in files
+            for reader in file.read_by
+            if _release.place(file.path, self.directory) in differing
+        }
+        return sorted(
+            {
+                service
+                for identity, service in running.items()
+                if service in late or self.older(pids.get(identity, "0"), service, files, model)
+            }
         )
 
-    def unit_ready(self) -> bool:
+    def older(self, pid: str, reader: str, files: list[File], model: dict[str, Any] | None = None) -> bool:
+        changed = _release.reads(reader, files, self.directory, model)
+        return bool(processes.newer_than(processes.started(int(pid)), changed, time.time()))
+
+    def unit_ready(self, files: list[File]) -> bool:
         unit = self.module.params["unit"]
         if not unit or not SYSTEMD.is_dir():
             return True
         systemctl = self.module.get_bin_path("systemctl", required=True)
-        properties = "--property=ActiveState,UnitFileState,NeedDaemonReload"
+        properties = "--property=ActiveState,UnitFileState,NeedDaemonReload,MainPID"
         rc, out, _err = self.module.run_command([systemctl, "show", properties, unit])
         found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        pid = found.pop("MainPID", "0")
         wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
-        return rc == 0 and found == wanted
+        return rc == 0 and found == wanted and not self.older(pid, unit, files)
 
     def directories(self, files: list[File]) -> list[Path]:
         """The project's directory and those in it, the outer first."""
@@ -388,7 +466,8 @@ def wanted_files(given: list[dict[str, Any]]) -> list[File]:
                 f"The mode of {item['path']} is {item['mode']!r}.", "octal digits.", "Correct the mode."
             ) from None
         content = item["content"].encode()
-        files.append(File(item["path"], content, mode, item["owner"], item["group"], item["secret"]))
+        readers = tuple(item["read_by"])
+        files.append(File(item["path"], content, mode, item["owner"], item["group"], item["secret"], readers))
     return sorted(files, key=lambda file: file.path)
 
 
@@ -466,11 +545,15 @@ def deploy(module: AnsibleModule, host: Host, files: list[File], plan: bool) -> 
     result["missing_images"] = [name for key, name in images.items() if key not in ids]
     result["tokens_per_second"] = _release.last_rate(host.state, record["id"])
     if plan:
-        result["running"] = host.running(ids)
-        result["unit_ready"] = host.unit_ready()
-        would_change = result["changed"] or result["missing_images"] or not result["running"]
-        result.update(would_change=bool(would_change or not result["unit_ready"]), changed=False)
+        finish_plan(host, result, files, record)
     return result
+
+
+def finish_plan(host: Host, result: dict[str, Any], files: list[File], record: dict[str, Any]) -> None:
+    differing = {Path(path) for path in result["changed_files"]}
+    result.update(host.look(files, record["model"], record["image_ids"], differing))
+    would_change = result["changed"] or result["missing_images"] or not (result["running"] and result["unit_ready"])
+    result.update(would_change=bool(would_change), changed=False, repair=record["id"] == host.state["current"])
 
 
 def roll_back(module: AnsibleModule, host: Host, plan: bool) -> dict[str, Any]:
@@ -492,9 +575,7 @@ def roll_back(module: AnsibleModule, host: Host, plan: bool) -> dict[str, Any]:
     result = bring(module, host, files, record, given_up)
     result.update(id=name, missing_images=[], tokens_per_second=_release.last_rate(host.state, name))
     if plan:
-        ready = result["running"] = host.running(record["image_ids"])
-        result["unit_ready"] = host.unit_ready()
-        result.update(would_change=bool(result["changed"] or not ready or not result["unit_ready"]), changed=False)
+        finish_plan(host, result, files, record)
     return result
 
 
@@ -515,6 +596,7 @@ def note(module: AnsibleModule, host: Host) -> dict[str, Any]:
 def query(module: AnsibleModule, host: Host) -> dict[str, Any]:
     name = _release.deployed(host.state)
     drift: list[dict[str, Any]] | None = []
+    files: list[File] = []
     if name:
         try:
             files = host.snapshots.restore(name)
@@ -526,9 +608,9 @@ def query(module: AnsibleModule, host: Host) -> dict[str, Any]:
                 file.path: _release.difference(_release.place(file.path, host.directory), file) for file in files
             }
             drift = [{"path": path, "differs": differs} for path, differs in differences.items() if differs]
-    images = host.state["releases"].get(name, {}).get("images") or {}
-    running = host.running(host.image_ids(images))
-    return {"changed": False, "state": host.state, "record": host.state, "drift": drift, "running": running}
+    record = host.state["releases"].get(name, {})
+    found = host.look(files, record.get("model") or {}, host.image_ids(record.get("images") or {}), set())
+    return {"changed": False, "state": host.state, "record": host.state, "drift": drift, **found}
 
 
 def main() -> None:
@@ -554,6 +636,7 @@ def main() -> None:
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
                     "secret": {"type": "bool", "default": False, "no_log": False},
+                    "read_by": {"type": "list", "elements": "str", "default": []},
                     "only_with": {"type": "path"},
                 },
             },

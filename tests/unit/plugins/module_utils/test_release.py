@@ -254,23 +254,23 @@ def test_a_rollback_keeps_todays_credentials(tmp_path: Path) -> None:
 # --- what runs: lines as Docker Engine 26.1 and compose 2.26 print them
 
 HASHES = "api-server 6b1f\ncontroller 90aa\n"
-RUNNING = "controller\t90aa\tsha256:1\tFalse\trunning\napi-server\t6b1f\tsha256:1\tFalse\trunning\n"
+RUNNING = "controller\t90aa\tsha256:1\tFalse\trunning\tc1\napi-server\t6b1f\tsha256:1\tFalse\trunning\tc2\n"
 
 
 @pytest.mark.parametrize(
     ("hashes", "containers", "ids", "expected"),
     [
         (HASHES, RUNNING, ["sha256:1", "sha256:2"], True),
-        (HASHES, RUNNING + "api-server\t6b1f\tsha256:1\tTrue\texited\n", ["sha256:1"], True),
+        (HASHES, RUNNING + "api-server\t6b1f\tsha256:1\tTrue\texited\tc3\n", ["sha256:1"], True),
         (HASHES, RUNNING, ["sha256:2"], False),
         (HASHES, RUNNING, [], False),
         (HASHES, RUNNING.replace("90aa", "90ab"), ["sha256:1"], False),
-        (HASHES, RUNNING.replace("running\n", "exited\n", 1), ["sha256:1"], False),
-        (HASHES, RUNNING.replace("running\n", "restarting\n", 1), ["sha256:1"], False),
-        (HASHES, RUNNING.replace("running\n", "paused\n", 1), ["sha256:1"], False),
+        (HASHES, RUNNING.replace("running", "exited", 1), ["sha256:1"], False),
+        (HASHES, RUNNING.replace("running", "restarting", 1), ["sha256:1"], False),
+        (HASHES, RUNNING.replace("running", "paused", 1), ["sha256:1"], False),
         (HASHES, RUNNING.splitlines()[0], ["sha256:1"], False),
         (HASHES, RUNNING + RUNNING.splitlines()[0], ["sha256:1"], False),
-        (HASHES, RUNNING + "old\t1\tsha256:1\tFalse\trunning\n", ["sha256:1"], False),
+        (HASHES, RUNNING + "old\t1\tsha256:1\tFalse\trunning\tc3\n", ["sha256:1"], False),
         (HASHES, RUNNING.replace("sha256:1", ""), ["sha256:1"], False),
         ("", "", ["sha256:1"], False),
     ],

@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ case "$1" in
     exit $rc ;;
   compose) cat "{0}/hashes" ;;
   ps) cat "{0}/ps" ;;
+  inspect) shift 5; for id; do test -e "{0}/pids/$id" && echo "$id $(cat "{0}/pids/$id")"; done ;;
 esac
 """
 
@@ -42,9 +45,10 @@ class Machine:
 
     def __init__(self, top: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.top, self.capsys = top, capsys
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.project, self.var, self.docker = top / "opt", top / "var", top / "docker"
         self.model = top / "model"
-        for path in (top / "bin", self.docker / "images", self.model):
+        for path in (top / "bin", self.docker / "images", self.docker / "pids", self.model):
             path.mkdir(parents=True)
         self.program("docker", FAKE_DOCKER.format(self.docker))
         self.calls_file = self.docker / "calls"
@@ -66,17 +70,31 @@ class Machine:
             path.write_text(identity + "\n")
 
     def runs(self, worker_state: str = "running") -> None:
+        """Since now, and made of all that lies there by now."""
         (self.docker / "hashes").write_text("api 1\nworker 2\n")
         (self.docker / "ps").write_text(
-            f"api\t1\tsha256:i:1\tFalse\trunning\nworker\t2\tsha256:r:1\tFalse\t{worker_state}\n"
+            f"api\t1\tsha256:i:1\tFalse\trunning\tc1\nworker\t2\tsha256:r:1\tFalse\t{worker_state}\tc2\n"
         )
+        for identity in ("c1", "c2"):
+            self.started(identity)
+
+    def started(self, identity: str, pid: int = 0) -> None:
+        """A process of the container begins; without a pid it is one that begins in this moment."""
+        # Process starts are told in hundredths of a second.
+        time.sleep(0.02)
+        (self.docker / "pids" / identity).write_text(f"{pid or self.process()}\n")
+
+    def process(self) -> int:
+        process = subprocess.Popen(["sleep", "300"])
+        self.processes.append(process)
+        return process.pid
 
     def files(self, compose: str = "one", key: str = KEY, more: list[dict[str, Any]] | None = None) -> list[Any]:
         own: dict[str, Any] = {"owner": str(os.getuid()), "group": str(os.getgid())}
         return [
             {"path": "compose.yaml", "content": compose, **own},
             {"path": ".env", "content": f"OF={compose}\n", "mode": "0600", **own},
-            {"path": "edge/keys", "content": key, "mode": "0640", "secret": True, **own},
+            {"path": "edge/keys", "content": key, "mode": "0640", "secret": True, "read_by": ["api"], **own},
             {"path": str(self.top / "usr/chat"), "content": "chat", "mode": "0755", **own},
             *({**own, **file} for file in more or []),
         ]
@@ -98,7 +116,7 @@ class Machine:
 
     def deploy(self, compose: str = "one", state: str = "deployed", **arguments: Any) -> dict[str, Any]:
         files = arguments.pop("files", None) or self.files(compose)
-        model = {"path": str(self.model), "commit": "c1", "names": ["vicuna"]}
+        model = {"path": str(self.model), "commit": "c1", "names": ["vicuna"], "read_by": ["worker"]}
         return self.run(state, **{"files": files, "images": IMAGES, "model": model, **arguments})
 
     def good(self, compose: str) -> str:
@@ -121,13 +139,17 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(
         "ansible.module_utils.basic.AnsibleModule.get_bin_path",
         lambda _self, name, *_args, **_kwargs: str(path) if (path := tmp_path / "bin" / name).exists() else None,
     )
     monkeypatch.setattr(release, "SYSTEMD", tmp_path / "systemd")
-    return Machine(tmp_path, capsys)
+    host = Machine(tmp_path, capsys)
+    yield host
+    for process in host.processes:
+        process.kill()
+        process.wait()
 
 
 def test_a_new_host(machine: Machine) -> None:
@@ -428,6 +450,116 @@ def test_the_unit(machine: Machine, said: str, ready: bool) -> None:
     machine.program("systemctl", f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
     planned = machine.deploy("one", "planned", unit="watch.service")
     assert (planned["unit_ready"], planned["would_change"]) == (ready, not ready)
+
+
+def test_a_unit_that_began_before_the_last_change_of_its_script(machine: Machine) -> None:
+    files = machine.files(more=[{"path": "watch", "content": "w", "mode": "0755", "read_by": ["watch.service"]}])
+    machine.deploy(files=files)
+    machine.runs()
+    (machine.top / "systemd").mkdir()
+
+    def unit_ready(pid: int) -> bool:
+        said = f"MainPID={pid}\\nActiveState=active\\nUnitFileState=enabled\\nNeedDaemonReload=no\\n"
+        machine.program("systemctl", f"#!/bin/sh\nprintf '{said}'\n")
+        return bool(machine.deploy(files=files, state="planned", unit="watch.service")["unit_ready"])
+
+    before = machine.process()
+    assert unit_ready(before)
+    time.sleep(0.02)
+    (machine.project / "watch").touch()
+    assert not unit_ready(before)
+    time.sleep(0.02)
+    assert unit_ready(machine.process())
+
+
+def test_a_process_that_began_before_the_last_change_of_its_file(machine: Machine) -> None:
+    """A person edits a file, its reader starts again, the file is put back: the reader goes by the edited one."""
+    machine.good("one")
+    machine.runs()
+    assert machine.deploy("one", "planned")["stale"] == []
+    keys = machine.project / "edge/keys"
+    keys.write_text("edited")
+    machine.started("c1")
+    assert machine.run("query")["stale"] == [], "it has read what lies there"
+    planned = machine.deploy("one", "planned")
+    assert (planned["stale"], planned["running"], planned["would_change"]) == (["api"], False, True)
+    assert (planned["pending"], planned["repair"]) == (True, True)
+    machine.deploy("one")
+    # A run that was killed here: the next one sees nothing to write, and still what runs.
+    assert machine.run("query")["stale"] == ["api"]
+    planned = machine.deploy("one", "planned")
+    assert (planned["changed_files"], planned["stale"], planned["would_change"]) == ([], ["api"], True)
+    machine.started("c1")
+    planned = machine.deploy("one", "planned")
+    assert (planned["stale"], planned["running"], planned["would_change"]) == ([], True, False)
+
+
+@pytest.mark.parametrize(
+    ("harm", "stale"),
+    [
+        (lambda host: None, []),
+        # Times that were set back, and a copy of the same content.
+        (lambda host: os.utime(host.project / "edge/keys", (1, 1)), ["api"]),
+        (lambda host: (host.project / "edge/keys").unlink(), ["api"]),
+        (lambda host: (host.project / "edge/keys").chmod(0o600), ["api"]),
+        # Compose compares its own files itself.
+        (lambda host: (host.project / "compose.yaml").write_text("eno"), []),
+        (lambda host: (host.project / "edge/mine").write_text("a user's own"), []),
+        (lambda host: (host.model / "model.safetensors").write_text("fetched again"), ["worker"]),
+        (lambda host: os.link(host.model / "model.safetensors", host.top / "another revision"), []),
+        (lambda host: (host.model / "README.md").write_text("notes"), []),
+        (lambda host: host.runs("exited"), []),
+        (lambda host: (host.docker / "off").touch(), []),
+        (lambda host: (host.docker / "pids/c1").unlink(), []),
+        (lambda host: host.started("c1", 1), ["api"]),
+    ],
+)
+def test_what_has_read_an_earlier_version(machine: Machine, harm: Callable[[Machine], Any], stale: list[str]) -> None:
+    (machine.model / "model.safetensors").write_text("weights")
+    machine.good("one")
+    machine.runs()
+    time.sleep(0.02)
+    harm(machine)
+    planned = machine.deploy("one", "planned")
+    assert planned["stale"] == stale
+    assert planned["would_change"] is (planned["changed_files"] != [] or not planned["running"])
+
+
+def test_a_rollback_names_what_reads_its_files(machine: Machine) -> None:
+    more = {"path": "edge/cfg", "read_by": ["api"]}
+    machine.deploy(files=machine.files(more=[{**more, "content": "one"}]))
+    machine.run("verified")
+    machine.deploy(files=machine.files(more=[{**more, "content": "two"}]))
+    machine.run("verified")
+    machine.runs()
+    assert machine.run("planned")["stale"] == ["api"]
+    machine.run("rolled_back")
+    assert machine.run("query")["stale"] == ["api"]
+    machine.started("c1")
+    assert machine.run("query")["stale"] == []
+
+
+def test_what_is_no_repair(machine: Machine) -> None:
+    assert machine.deploy("one", "planned")["repair"] is False
+    machine.good("one")
+    assert machine.deploy("one", "planned")["repair"] is True
+    assert machine.deploy("two", "planned")["repair"] is False
+    machine.deploy("two")
+    assert machine.deploy("two", "planned")["repair"] is False, "it was never proven"
+
+
+def test_a_look_at_what_runs_takes_four_questions(machine: Machine) -> None:
+    """Each is a process on every host at every run."""
+    machine.good("one")
+    machine.runs()
+    machine.calls_file.unlink()
+    machine.deploy("one", "planned")
+    assert [call.split()[0] for call in machine.calls_file.read_text().splitlines()] == [
+        "image",
+        "ps",
+        "inspect",
+        "compose",
+    ]
 
 
 def test_a_query_names_what_somebody_changed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

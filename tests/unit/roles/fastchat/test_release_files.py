@@ -44,12 +44,24 @@ def test_files_with_keys_are_secret_and_no_others() -> None:
         assert "'mode': '0640'" in VARS[name]
 
 
-def test_the_edge_starts_anew_when_a_file_of_its_changes() -> None:
-    """It reads them at its start only; its label is a hash of what they are made of."""
-    compose = (ROLE / "templates/compose.yaml.j2").read_text()
-    label = compose.split("starts it anew.\n")[1].split('}}"')[0]
-    sources = {"edge/haproxy.cfg": "edge/haproxy.cfg.j2", "edge/keys": "__fastchat_keys"}
-    sources["edge/models.json"] = "fastchat_model_names"
-    assert {file["path"] for file in FILES if file["path"].startswith("edge/")} == set(sources)
-    for part in [*sources.values(), "fastchat_tls_certificate"]:
-        assert part in label
+def test_what_reads_a_file_once_is_named_with_it() -> None:
+    """It is started anew after a change of the file, also by a person. Other files are read at each use."""
+    readers = {file["path"]: file["read_by"] for file in FILES if "read_by" in file}
+    unit = "{{ __fastchat_watch_unit }}"
+    assert readers == {
+        "edge/haproxy.cfg": ["edge"],
+        "edge/models.json": ["edge"],
+        "edge/keys": ["edge"],
+        "vicuna-watch": [unit],
+        f"/etc/systemd/system/{unit}": [unit],
+    }
+    assert "'read_by': ['edge']" in VARS["__fastchat_certificate_files"]
+    assert VARS["__fastchat_release_model"]["read_by"] == "{{ __fastchat_workers }}"
+
+
+def test_the_edge_reads_no_other_file() -> None:
+    """Whatever its settings name is a file of the release that it is started anew for."""
+    text = (ROLE / "templates/edge/haproxy.cfg.j2").read_text()
+    named = set(re.findall(r"/etc/vicuna/([\w.-]+)", text)) | {"haproxy.cfg"}
+    listed = {file["path"] for file in FILES if file.get("read_by") == ["edge"]}
+    assert {f"edge/{name}" for name in named} == listed | {"edge/tls.pem"}
