@@ -160,6 +160,11 @@ def last_rate(state: State, name: str) -> float | None:
     return None
 
 
+def rate_before(state: State, name: str) -> float | None:
+    """What the rate of a release is held against: nothing, where the host has served this one well before."""
+    return None if name in (state["current"], *state["good"]) else last_rate(state, name)
+
+
 def _copy(state: State) -> State:
     return {
         **state,
@@ -195,7 +200,8 @@ def verify(state: State, rate: float | None, now: str) -> State:
     record = after["releases"][name]
     record.update(verified=now, failed=None, reason="")
     if rate:
-        record["tokens_per_second"] = rate
+        # Of the same release: what is slower than before was other load.
+        record["tokens_per_second"] = max(rate, record["tokens_per_second"] or 0)
     return after
 
 

@@ -112,7 +112,7 @@ options:
     type: str
     default: ''
   tokens_per_second:
-    description: With O(state=verified) the rate that was measured, in tokens per second.
+    description: With O(state=verified) the rate that was measured, in tokens per second. The highest is kept.
     type: float
   reason:
     description: With O(state=failed) why.
@@ -185,6 +185,13 @@ previous:
 tokens_per_second:
   description: The last rate that a good release reached here, in tokens per second; null where none was measured.
   returned: success
+  type: float
+rate_before:
+  description:
+    - The rate to hold that of the release against, in tokens per second; that of the last good one before it.
+    - Null where the release gave a verified answer here before. Then a lower rate tells of another load on the host,
+      and not of the release.
+  returned: O(state=planned)
   type: float
 changed_files:
   description: Files and directories that differ from the release, or did before they were written. Removed ones are
@@ -553,7 +560,9 @@ def finish_plan(host: Host, result: dict[str, Any], files: list[File], record: d
     differing = {Path(path) for path in result["changed_files"]}
     result.update(host.look(files, record["model"], record["image_ids"], differing))
     would_change = result["changed"] or result["missing_images"] or not (result["running"] and result["unit_ready"])
-    result.update(would_change=bool(would_change), changed=False, repair=record["id"] == host.state["current"])
+    result.update(would_change=bool(would_change), changed=False)
+    name = str(record["id"])
+    result.update(repair=name == host.state["current"], rate_before=_release.rate_before(host.state, name))
 
 
 def roll_back(module: AnsibleModule, host: Host, plan: bool) -> dict[str, Any]:

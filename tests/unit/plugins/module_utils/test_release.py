@@ -121,6 +121,42 @@ def test_the_last_rate() -> None:
     assert _release.last_rate(_release.empty(), C) is None
 
 
+@pytest.mark.parametrize(
+    ("pending", "name", "expected"),
+    [
+        # Another release than those that gave the recorded figures.
+        (None, C, 11.0),
+        (C, C, 11.0),
+        # The current one is put in order, also after another one that failed.
+        (None, B, None),
+        (B, B, None),
+        (C, B, None),
+        # One that was well here before.
+        (None, A, None),
+    ],
+)
+def test_what_a_rate_is_held_against(pending: str | None, name: str, expected: float | None) -> None:
+    state = brought(A, B)
+    if pending:
+        state = _release.pend(state, record(pending), True, "t")
+    assert _release.rate_before(state, name) == expected
+
+
+def test_nothing_to_hold_a_rate_against() -> None:
+    assert _release.rate_before(_release.empty(), A) is None
+    # An answer of a few words gave no figure: that of the release before is none of the current one's.
+    state = _release.verify(_release.pend(brought(A), record(B), True, "t"), None, "v")
+    assert _release.rate_before(state, B) is None
+    assert _release.rate_before(state, C) == 10.0
+
+
+def test_another_load_lowers_no_figure_of_the_same_release() -> None:
+    state = brought(A)
+    for rate in (4.0, None, 12.5, 7.0):
+        state = _release.verify(_release.pend(state, record(A), True, "t"), rate, "v")
+    assert state["releases"][A]["tokens_per_second"] == 12.5
+
+
 def test_a_record_survives_its_file() -> None:
     state = _release.pend(brought(A, B), record(C), True, "t")
     assert _release.load(_release.dump(state), "r") == state

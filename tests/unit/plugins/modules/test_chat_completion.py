@@ -276,6 +276,8 @@ def test_the_documentation_matches_the_arguments():
     assert set(yaml.safe_load(chat_completion.RETURN)) == {
         "completion",
         "latency",
+        "tokens_per_second",
+        "slow",
         "attempts",
         "waited",
         "violations",
@@ -349,3 +351,38 @@ class TestAskUntil:
     def test_no_request_gets_more_than_what_is_left(self):
         _, asked = self.play(NO_MODEL, timeout=70, interval=0, costs=30)
         assert asked == [60, 40, 10]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "args", "asked", "rate", "slow"),
+    [
+        ([2.0], {}, 1, 1.5, False),
+        ([2.0], {"rate_floor": 1.5}, 1, 1.5, False),
+        # Other load came in between: the best answer counts, and nothing is asked after it.
+        ([2.0, 0.5], {"rate_floor": 3}, 2, 6.0, False),
+        ([2.0, 3.0, 2.5], {"rate_floor": 3}, 3, 1.5, True),
+        ([2.0], {"rate_floor": 3, "rate_tries": 1}, 1, 1.5, True),
+        # Of an answer of a few words nothing is told.
+        ([2.0], {"rate_floor": 3, "max_tokens": 128}, 1, None, False),
+    ],
+)
+def test_the_rate(monkeypatch, serve, run, good, seconds, args, asked, rate, slow):
+    endpoint = serve(good())
+    real, left = chat_completion.ask, list(seconds)
+
+    def ask(*arguments):
+        seen, payload, _waited = real(*arguments)
+        return seen, payload, left.pop(0)
+
+    monkeypatch.setattr(chat_completion, "ask", ask)
+    result, _ = run(endpoint.url, **{"max_tokens": 3, **args})
+    assert not result["failed"]
+    assert (len(endpoint.requests), result["tokens_per_second"], result["slow"]) == (asked, rate, slow)
+    assert result["attempts"] == asked
+
+
+def test_an_answer_that_fails_while_the_rate_is_measured(serve, run, good):
+    result, _ = run(serve(good(), NO_KEY).url, max_tokens=3, rate_floor=1e9)
+    assert result["failed"]
+    assert result["diagnosis"]["code"] == "unauthorised"
+    assert result["attempts"] == 2

@@ -539,6 +539,15 @@ def test_a_rollback_names_what_reads_its_files(machine: Machine) -> None:
     assert machine.run("query")["stale"] == []
 
 
+def test_a_repair_is_held_against_no_rate(machine: Machine) -> None:
+    machine.good("one")
+    (machine.project / ".env").write_text("edited")
+    planned = machine.deploy("one", "planned")
+    assert (planned["repair"], planned["rate_before"], planned["tokens_per_second"]) == (True, None, 12.5)
+    planned = machine.deploy("two", "planned")
+    assert (planned["repair"], planned["rate_before"]) == (False, 12.5)
+
+
 def test_what_is_no_repair(machine: Machine) -> None:
     assert machine.deploy("one", "planned")["repair"] is False
     machine.good("one")
