@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Health checks of the FastChat services; exit 0 when the service is well, 1 with one line when it is not.
+"""The health check of a model worker; exits with 0 when it is well, else with one line that says why it is not.
 
-    healthcheck.py controller
-    healthcheck.py api-server
-    healthcheck.py model-worker ADDRESS
+    healthcheck.py ADDRESS
+
+Exit code 1: the worker itself does not answer, and a restart helps. Exit code 3: a restart of this container would mend
+nothing, as the model is loading, or as the controller is silent or has yet to hear of the worker. The host's watcher
+(vicuna-watch) restarts what stays at 1, and leaves 3 alone.
 
 ``GET /v1/models`` is never asked: it empties the controller's table and asks every worker anew with a blocking 5 s
 timeout, so that a worker which is just starting is evicted.
@@ -11,8 +13,9 @@ timeout, so that a worker which is just starting is evicted.
 A worker's own status stays 200 after the controller has forgotten it, so the controller is asked whether it knows the
 worker: by a heartbeat in the worker's name, the one question whose answer tells of one worker where several serve the
 same model. FastChat's own heartbeat thread dies when one registration fails, and such a worker never comes back by
-itself: a worker that was known once and is unknown for three checks in a row, while the controller answers, ends itself
-and is restarted by its restart policy. A worker that is still loading has never been known and is left alone.
+itself: a worker that was known once and is unknown for UNKNOWN_LIMIT checks in a row, while the controller answers,
+ends itself and is restarted by its restart policy. The thread of a worker that is well takes up to 10 s to come back to
+a controller that was restarted. A worker that is still loading has never been known and is left alone.
 """
 
 from __future__ import annotations
@@ -21,67 +24,64 @@ import http.client
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 4.0  # seconds; compose's own timeout is 5
-STATE = Path("/tmp/vicuna-worker-known")  # noqa: S108 - the container's own tmpfs
-UNKNOWN_LIMIT = 3
+TIMEOUT = 5.0  # seconds
+STATE = Path("/tmp/vicuna-worker-known")  # noqa: S108 - the container's own tmpfs, empty at every start
+UNKNOWN_LIMIT = 5
+WELL, UNWELL, NOT_ITS_FAULT = 0, 1, 3
 
 
-def ask(host: str, port: int, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+def ask(host: str, port: int, path: str, body: dict[str, Any] | None = None) -> Any:
     """Return the JSON answer; raises OSError or ValueError when there is none."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        connection.request("POST", path, None if body is None else json.dumps(body))
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read()
         if response.status != http.client.OK:
             raise ValueError(f"{path} answered {response.status}")
-        return json.loads(body)
+        return json.loads(answer)
+    except http.client.HTTPException as error:
+        raise ValueError(f"{path}: {type(error).__name__} {error}") from error
     finally:
         connection.close()
 
 
-def check_worker(address: str) -> str:
-    """Return what is wrong with this worker, or an empty string."""
-    own = ask("127.0.0.1", 21002, "POST", "/worker_get_status")
-    beat = {"worker_name": address, "queue_length": own["queue_length"]}
-    if ask("controller", 21001, "POST", "/receive_heart_beat", beat)["exist"]:
+def check(address: str) -> tuple[int, str]:
+    """Return the exit code, and what is wrong with this worker."""
+    try:
+        own = ask("127.0.0.1", 21002, "/worker_get_status")
+        beat = {"worker_name": address, "queue_length": own["queue_length"]}
+    except (OSError, ValueError, LookupError) as error:
+        if isinstance(error, ConnectionRefusedError) and not STATE.exists():
+            return NOT_ITS_FAULT, "the worker does not listen yet: it is loading the model"
+        return UNWELL, f"the worker does not answer: {type(error).__name__}: {error}"
+    try:
+        known = ask("controller", 21001, "/receive_heart_beat", beat)["exist"]
+    except (OSError, ValueError, LookupError) as error:
+        return NOT_ITS_FAULT, f"the controller does not answer: {type(error).__name__}: {error}"
+    if known:
         STATE.write_text("0")
-        return ""
+        return WELL, ""
     # `own` answered, so the model is loaded; without STATE it has simply not been known yet.
     if STATE.exists():
         count = int(STATE.read_text() or 0) + 1
-        STATE.write_text(str(count))
+        STATE.write_text(str(count % UNKNOWN_LIMIT))
         if count >= UNKNOWN_LIMIT:
-            STATE.unlink()
             os.kill(1, signal.SIGTERM)
-            return f"the controller forgot {address} for {count} checks: restarting the worker"
-    return f"the controller does not know {address}, which serves {own.get('model_names')}"
+            return NOT_ITS_FAULT, f"the controller forgot {address} for {count} checks: restarting the worker"
+    return NOT_ITS_FAULT, f"the controller does not know {address}, which serves {own.get('model_names')}"
 
 
 def main(arguments: list[str]) -> int:
-    """Check the service named by the first argument."""
-    service = arguments[0] if arguments else ""
-    try:
-        if service == "controller":
-            ask("127.0.0.1", 21001, "GET", "/test_connection")
-            problem = ""
-        elif service == "api-server":
-            socket.create_connection(("127.0.0.1", 8000), TIMEOUT).close()
-            problem = ""
-        elif service == "model-worker":
-            problem = check_worker(arguments[1] if len(arguments) > 1 else "http://model-worker:21002")
-        else:
-            problem = f"unknown service {service!r}: expected controller, api-server or model-worker"
-    except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
-        problem = f"{type(error).__name__}: {error}"
+    """Check the worker with the address that is the first argument."""
+    code, problem = check(arguments[0] if arguments else "http://model-worker:21002")
     if problem:
         print(problem)
-    return 1 if problem else 0
+    return code
 
 
 if __name__ == "__main__":
