@@ -233,6 +233,31 @@ def test_fastchats_own_list_of_models_is_never_asked_for(edge: Edge) -> None:
     assert not any("models" in one and "/v1/" in one for one in edge.api.asked)
 
 
+def test_an_edge_full_of_clients_answers_its_own_health_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a reason to restart it: what waits for a connection looks hung."""
+    text = configuration()
+    numbers = [int(re.findall(rf"{word} (\d+)", text)[0]) for word in ("fd-hard-limit", "maxconn")]
+    assert 2 * numbers[1] + 200 < numbers[0], "a client costs two descriptors"
+    small = text.replace(f"fd-hard-limit {numbers[0]}", "fd-hard-limit 400").replace(
+        f"maxconn {numbers[1]}", "maxconn 100"
+    )
+    monkeypatch.setitem(globals(), "configuration", lambda **_variables: small)
+    full = Edge(tmp_path)
+    clients = []
+    try:
+        port = int(re.findall(r"frontend owed\n    bind 127\.0\.0\.1:(\d+)", (tmp_path / "haproxy.cfg").read_text())[0])
+        clients = [socket.create_connection(("127.0.0.1", full.port), timeout=10) for _client in range(150)]
+        time.sleep(1.0)  # until it has taken as many as it takes
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        for client in clients:
+            client.close()
+        full.close()
+
+
 def test_http_2_is_not_spoken(edge: Edge) -> None:
     """Its bodies need no length, and the limit is one of length."""
     with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as connection:
