@@ -238,7 +238,7 @@ def test_an_edge_full_of_clients_answers_its_own_health_check(tmp_path: Path, mo
     text = configuration()
     numbers = [int(re.findall(rf"{word} (\d+)", text)[0]) for word in ("fd-hard-limit", "maxconn")]
     assert 2 * numbers[1] + 200 < numbers[0], "a client costs two descriptors"
-    small = text.replace(f"fd-hard-limit {numbers[0]}", "fd-hard-limit 400").replace(
+    small = text.replace(f"fd-hard-limit {numbers[0]}", "fd-hard-limit 300").replace(
         f"maxconn {numbers[1]}", "maxconn 100"
     )
     monkeypatch.setitem(globals(), "configuration", lambda **_variables: small)
