@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -306,20 +305,11 @@ def decide(system: str, changes: dict[str, Any], variables: dict[str, Any], want
         "kernel": KERNELS[system],
         "architecture": "x86_64",
     }
-    # As apt-get indextargets and apt-cache search would answer.
-    target = {
-        "origin": "Ubuntu",
-        "codename": "noble",
-        "suite": "noble",
-        "component": "main",
-        "uri": "u",
-        "entry": "e:1",
-    }
     known = {
         "ansible_facts": facts,
         "ansible_check_mode": False,
         "search": [],
-        "__nvidia_driver_indextargets": {"stdout_lines": [json.dumps(target)]},
+        # As apt-cache search would answer.
         "__nvidia_driver_search": {"stdout_lines": variables.get("search", [])},
         "nvidia_driver_gpu_info": {"gpu": found(changes)},
     }
