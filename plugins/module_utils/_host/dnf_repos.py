@@ -17,7 +17,7 @@ BOM = "\ufeff"
 _URLS = ("baseurl", "mirrorlist", "metalink")
 # libdnf, OptionBool.cpp
 _OFF = ("0", "no", "false", "off")
-_SECTION = re.compile(r"\[(?P<name>[^\]]+)\]\s*")
+_SECTION = re.compile(r"\[(?P<name>[^\]]+)\]\s*(?:[#;].*)?")
 
 
 @dataclass
@@ -55,7 +55,7 @@ def switch_off(text: str, unwanted: Callable[[Repository], bool]) -> str:
         end = "\r\n" if lines[repository.header].endswith("\r\n") else "\n"
         for number in repository.lines.get("enabled", []):
             lines[number] = ""
-        lines[repository.header] = f"[{repository.name}]{end}enabled=0{end}"
+        lines[repository.header] = f"{lines[repository.header].lstrip(BOM)}enabled=0{end}"
     return "".join(lines)
 
 
