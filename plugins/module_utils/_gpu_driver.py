@@ -22,6 +22,7 @@ PATTERNS = (
     "libcudadebugger1*",
     "libnvcuvid1*",
     "libnvoptix1*",
+    "libnvsdm*",
     "nvlsm",
     "cuda-drivers*",
     "firmware-nvidia-*",
@@ -30,6 +31,7 @@ PATTERNS = (
     "linux-signatures-nvidia-*",
     "xserver-xorg-video-nvidia*",
     "xorg-x11-drv-nvidia*",
+    "xorg-x11-nvidia*",
     "kmod-nvidia*",
     "akmod-nvidia*",
     "dkms-nvidia*",
@@ -39,16 +41,32 @@ RPM_FORMAT = r"%{NAME}\t%{VERSION}-%{RELEASE}\t%{VENDOR}\n"
 
 # Container toolkits, the old ones too.
 _TOOLKIT = re.compile(r"nvidia-container-(?:toolkit|runtime)|libnvidia-container|nvidia-docker")
-# Named after NVIDIA, but no part of the driver: CUDA's toolkit and other tools, whose versions are their own.
-_FOREIGN = re.compile(
-    r"nvidia-(?:cuda-(?:toolkit|dev|gdb|samples)|cudnn|nsight|profiler|visual-profiler|opencl-dev|openjdk|cg-|primus"
-    r"|vaapi|detect$|fs-dkms|mig-manager|driver-(?:assistant|pinning|local-repo))|libnvidia-(?:egl-(?:wayland|gbm|xcb|xlib)|ml-dev)"
+# What tells one packaging of a driver's part from another: its branch or version, its line, the kind of its modules.
+_VARIANT = re.compile(
+    r"-(?:tesla|current|server|open|legacy-\d+xx)(?=[-\d]|$)|-\d{3}(?:\.\d+)*(?=-|$)|(?<=nvidia)-\d+(?=-|$)"
 )
-# Packages that make a driver: modules, libraries and what draws them in. Others (firmware, settings) are only about it.
+# The parts of a driver, by their names without a variant. Whatever else bears NVIDIA's name is none: CUDA's toolkit,
+# tools, keys and repositories, what vendors of systems set up. The names are those of the source packages
+# nvidia-graphics-drivers, nvidia-support and fabric-manager in Debian and Ubuntu, and of the drivers' repositories of
+# NVIDIA and RPM Fusion.
+_PARTS = re.compile(
+    r"nvidia(?:-(?:driver(?:-(?:bin|full|libs(?:-i386|-nonglvnd(?:-i386)?)?|cuda(?:-libs)?|NVML|NvFBCOpenGL|devel))?"
+    r"|kernel-(?:dkms|source|support|common)|dkms|headless(?:-no-dkms)?|kmod(?:-common|-headers)?|firmware|utils|compute-utils"
+    r"|smi|alternative|support|installer-cleanup|legacy-check|modprobe|persistenced|powerd|suspend-common|settings|xconfig"
+    r"|libXNVCtrl(?:-devel)?|libopencl1|(?:opencl|egl|vulkan)-(?:icd|common)|vdpau-driver|cuda-mps"
+    r"|fabric-?manager(?:-dev(?:el)?)?|imex))?"
+    r"|libnvidia-(?:(?:allocator|api|cfg|cuda|cudadebugger|encode|fbc|ifr|ml|ngx|nvcuvid|nvoptix|nvvm|opticalflow"
+    r"|ptxjitcompiler)\d*|cbl|common|compiler|compute|decode|eglcore|extra|gl|glcore|glvkspirv|gpucomp|nscq"
+    r"|pkcs11-openssl\d*|present|rtcore|sandboxutils|tileiras|vksc-core)"
+    r"|lib(?:egl1?|gl1|gles|glx0?|gldispatch0|opengl0)-nvidia(?:-?\d|-glvnd)?(?:-glx)?"
+    r"|libcuda1|libcudadebugger1|libnvcuvid1|libnvoptix1|libnvsdm|nvlsm|cuda-drivers(?:-fabricmanager)?"
+    r"|firmware-nvidia-gsp|linux-(?:(?:modules|objects)-nvidia-\d{3}-|signatures-nvidia-\d).*"
+    r"|(?:xserver-xorg-video|xorg-x11|xorg-x11-drv|a?kmod|dkms)-nvidia(?:-.*)?"
+)
+# Those that make a driver: modules, libraries and what draws them in. Others (firmware, settings) are only about it.
 _CORE = re.compile(
-    r"nvidia-(?:(?:tesla|legacy|open|current)-(?:\d+(?:xx)?-)?)?(?:driver|kernel-dkms|open|open-kernel-dkms|dkms|headless)(?:-|$)"
-    r"|lib(?:nvidia-)?(?:tesla-|legacy-)?(?:\d+(?:xx)?-)?cuda1$|libnvidia-compute(?:-|$)"
-    r"|linux-(?:modules|objects)-nvidia-|cuda-drivers|a?kmod-nvidia|dkms-nvidia|xorg-x11-drv-nvidia"
+    r"nvidia(?:-(?:driver|kernel-dkms|dkms|headless)(?:-.*)?)?|lib(?:nvidia-)?cuda1|libnvidia-compute|cuda-drivers.*"
+    r"|linux-(?:modules|objects)-nvidia-.*|xorg-x11-drv-nvidia.*|(?:a?kmod|dkms)-nvidia.*"
 )
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d+\.\d+(?:\.\d+)?)")
 _LDCONFIG_LINE = re.compile(r"\s*(lib(?:nvidia-ml|cuda)\.so\.1)\s+\(([^)]*)\)\s+=>\s+(\S+)")
@@ -83,7 +101,18 @@ class Package:
 
     @property
     def of_driver(self) -> bool:
-        return not self.of_toolkit and _FOREIGN.match(self.name) is None
+        """Whether it is held and removed with the driver."""
+        return _PARTS.fullmatch(self._part) is not None
+
+    @property
+    def makes_driver(self) -> bool:
+        """Whether there is no driver without it, or one of its kind."""
+        return self.of_driver and _CORE.fullmatch(self._part) is not None
+
+    @property
+    def _part(self) -> str:
+        # The kernel is a part of the name of modules that were built for it.
+        return self.name if self.name.startswith(("linux-", "kmod-")) else _VARIANT.sub("", self.name)
 
     @property
     def origin(self) -> str:
@@ -149,7 +178,7 @@ def origin(packages: Iterable[Package], uninstaller: bool, log: bool, there: boo
     """Who installed the driver. An uninstaller of no package is the .run file's, which no package manager knows of."""
     if uninstaller:
         return "runfile"
-    makers = {package.origin for package in packages if package.of_driver and _CORE.match(package.name)}
+    makers = {package.origin for package in packages if package.makes_driver}
     for maker in ("nvidia", "other", "distribution"):
         if maker in makers:
             return maker

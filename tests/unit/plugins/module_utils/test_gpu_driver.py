@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 
 import pytest
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_driver import (
+    PATTERNS,
     CdiSpec,
     Package,
     container_of,
@@ -76,29 +78,107 @@ def test_held_by_dnf(text: str, expected: list[str]) -> None:
     assert held_by_dnf(text) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "of_driver", "of_toolkit"),
-    [
-        ("nvidia-kernel-dkms", True, False),
-        ("nvidia-tesla-535-kernel-dkms", True, False),
-        ("linux-modules-nvidia-580-server-open-generic", True, False),
-        ("firmware-nvidia-gsp", True, False),
-        ("nvidia-cuda-mps", True, False),
-        ("nvidia-fabricmanager-580", True, False),
-        ("nvidia-cuda-toolkit", False, False),
-        ("libnvidia-ml-dev", False, False),
-        ("libnvidia-egl-wayland1", False, False),
-        ("nvidia-detect", False, False),
-        ("nvidia-driver-local-repo-ubuntu2404-580.95.05", False, False),
-        ("nvidia-container-toolkit-base", False, True),
-        ("libnvidia-container1", False, True),
-        ("nvidia-container-runtime", False, True),
-        ("nvidia-docker2", False, True),
-    ],
+# By who packages them: what is held, and removed, with the driver.
+PARTS = {
+    # By their source packages: nvidia-graphics-drivers*, nvidia-open-gpu-kernel-modules, nvidia-support and others
+    "Debian": (
+        "firmware-nvidia-gsp firmware-nvidia-tesla-535-gsp libcuda1 libcudadebugger1 libegl-nvidia-tesla-470-0 "
+        "libegl-nvidia0 libgl1-nvidia-glvnd-glx libgl1-nvidia-tesla-535-glvnd-glx libgles-nvidia-tesla1 "
+        "libgles-nvidia2 libglx-nvidia0 libnvcuvid1 libnvidia-allocator1 libnvidia-api1 libnvidia-cfg1 "
+        "libnvidia-eglcore libnvidia-encode1 libnvidia-fbc1 libnvidia-glcore libnvidia-glvkspirv libnvidia-gpucomp "
+        "libnvidia-ml1 libnvidia-ngx1 libnvidia-nvvm4 libnvidia-opticalflow1 libnvidia-pkcs11-openssl3 "
+        "libnvidia-ptxjitcompiler1 libnvidia-rtcore libnvidia-tesla-470-cbl libnvidia-tesla-470-cuda1 "
+        "libnvidia-tesla-470-ifr1 libnvidia-tesla-compiler libnvidia-tesla-535-nvcuvid1 libnvoptix1 "
+        "nvidia-alternative nvidia-cuda-mps nvidia-driver nvidia-driver-bin nvidia-driver-full nvidia-driver-libs "
+        "nvidia-egl-common nvidia-egl-icd nvidia-installer-cleanup nvidia-kernel-common nvidia-kernel-dkms "
+        "nvidia-kernel-source nvidia-kernel-support nvidia-legacy-390xx-driver nvidia-legacy-check "
+        "nvidia-libopencl1 nvidia-modprobe nvidia-open-kernel-dkms nvidia-open-kernel-support nvidia-opencl-icd "
+        "nvidia-persistenced nvidia-powerd nvidia-settings nvidia-settings-tesla-535 nvidia-smi nvidia-support "
+        "nvidia-suspend-common nvidia-tesla-535-kernel-dkms nvidia-tesla-alternative nvidia-tesla-legacy-check "
+        "nvidia-tesla-smi nvidia-vdpau-driver nvidia-vulkan-icd nvidia-xconfig xserver-xorg-video-nvidia "
+        "xserver-xorg-video-nvidia-tesla-470"
+    ),
+    "Ubuntu": (
+        "libnvidia-cfg1-580-server libnvidia-common-580-server libnvidia-compute-580 libnvidia-decode-535-server "
+        "libnvidia-encode-580 libnvidia-extra-580-server libnvidia-fbc1-580 libnvidia-gl-550-server "
+        "libnvidia-nscq-580 linux-modules-nvidia-580-server-open-6.8.0-90-generic "
+        "linux-modules-nvidia-580-server-open-generic linux-modules-nvidia-570-server-open-nvidia-hwe-22.04 "
+        "linux-objects-nvidia-535-server-6.8.0-1020-aws linux-signatures-nvidia-6.8.0-90-generic "
+        "nvidia-compute-utils-580-server nvidia-dkms-580-server-open nvidia-driver-580-server-open "
+        "nvidia-fabricmanager-580 nvidia-firmware-580-server-580.95.05 nvidia-headless-580-server "
+        "nvidia-headless-no-dkms-580-server-open nvidia-imex-580 nvidia-kernel-common-580-server "
+        "nvidia-kernel-source-580-open nvidia-utils-580-server nvidia-340 xserver-xorg-video-nvidia-580"
+    ),
+    "NVIDIA, deb": (
+        "cuda-drivers cuda-drivers-580 cuda-drivers-fabricmanager-580 libnvidia-nscq libnvsdm libnvsdm-580 "
+        "libnvidia-sandboxutils-580 nvidia-dkms-open nvidia-driver-cuda nvidia-driver-open nvidia-fabricmanager "
+        "nvidia-fabricmanager-dev-580 nvidia-firmware nvidia-imex nvidia-kernel-open-dkms nvidia-open "
+        "nvidia-open-580 nvlsm"
+    ),
+    "NVIDIA and RPM Fusion, rpm": (
+        "akmod-nvidia cuda-drivers dkms-nvidia kmod-nvidia-5.14.0-570.el9_6 kmod-nvidia-535.54.03-5.14.0-284.18.1 "
+        "kmod-nvidia-latest-dkms kmod-nvidia-open-dkms libnvidia-cfg libnvidia-fbc libnvidia-gpucomp libnvidia-ml "
+        "libnvidia-nscq-535 nvidia-driver nvidia-driver-NVML nvidia-driver-NvFBCOpenGL nvidia-driver-cuda "
+        "nvidia-driver-cuda-libs nvidia-driver-libs nvidia-fabric-manager nvidia-fabric-manager-devel "
+        "nvidia-kmod-common nvidia-libXNVCtrl nvidia-libXNVCtrl-devel nvidia-modprobe nvidia-open "
+        "nvidia-persistenced nvidia-settings nvidia-xconfig xorg-x11-drv-nvidia xorg-x11-drv-nvidia-cuda-libs "
+        "xorg-x11-nvidia"
+    ),
+}
+# What bears NVIDIA's name, and is no part of a driver.
+OTHERS = {
+    "keys and repositories": (
+        "cuda-keyring nvidia-driver-local-repo-ubuntu2404-580.95.05 nvidia-driver-local-repo-rhel9-580.95.05 "
+        "cuda-repo-debian12-12-9-local nvidia-l4t-apt-source nvidia-repo"
+    ),
+    "tools beside the driver": (
+        "nvidia-detect nvidia-driver-assistant nvidia-driver-pinning-580 nvidia-driver-pinning-580.95.05 "
+        "nvidia-prime nvidia-prime-applet nvidia-common nvidia-mig-manager nvidia-mig-parted nvidia-vaapi-driver "
+        "libva-nvidia-driver nvidia-texture-tools nvidia-query-resource-opengl datacenter-gpu-manager "
+        "datacenter-gpu-manager-4-cuda13 pcp-pmda-nvidia-gpu dnf-plugin-nvidia glx-alternative-nvidia "
+        "firmware-nvidia-graphics"
+    ),
+    "CUDA and what is made with it": (
+        "cuda-toolkit-13-0 cuda-compat-12-9 nvidia-cuda-toolkit nvidia-cuda-toolkit-gcc nvidia-cuda-dev "
+        "nvidia-cuda-gdb nvidia-cuda-samples nvidia-cudnn nvidia-profiler nvidia-visual-profiler nvidia-nsight "
+        "nvidia-nsight-systems nvidia-opencl-dev nvidia-openjdk-8-jre libnvidia-ml-dev libcudart12 "
+        "libnvidia-egl-wayland1 libnvidia-egl-gbm1 nvidia-fs nvidia-fs-dkms nvidia-gds nvidia-gds-12-9 "
+        "linux-modules-nvidia-fs-6.8.0-90-generic nvidia-peer-memory"
+    ),
+    # DGX OS 7 User Guide, "DGX Software Stack"
+    "DGX": (
+        "nvidia-system-core nvidia-system-utils nvidia-system-extra nvidia-system-station nvidia-acs-disable "
+        "nvidia-crashdump nvidia-disable-init-on-alloc nvidia-disable-numa-balancing nvidia-earlycon "
+        "nvidia-enable-power-meter-cap nvidia-esm-hook-epilogue nvidia-fs-loader nvidia-ipmisol "
+        "nvidia-kernel-defaults nvidia-pci-bridge-power nvidia-pci-realloc nvidia-raid-config nvidia-redfish-config "
+        "nvidia-relaxed-ordering-gpu nvidia-relaxed-ordering-nvme nvidia-conf-cachefilesd nvidia-logrotate "
+        "nvidia-motd nvidia-nvme-options nvidia-oem-config-bmc nvidia-peermem-loader nvidia-release-upgrade "
+        "nvidia-repo-keys nvidia-spark-run-docker"
+    ),
+}
+TOOLKITS = (
+    "nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container1 libnvidia-container-tools "
+    "nvidia-container-runtime nvidia-container-runtime-hook nvidia-docker2"
 )
-def test_what_a_package_belongs_to(name: str, of_driver: bool, of_toolkit: bool) -> None:
-    package = Package(name, "1", "")
-    assert (package.of_driver, package.of_toolkit) == (of_driver, of_toolkit)
+
+
+@pytest.mark.parametrize("names", PARTS.values(), ids=PARTS)
+def test_a_part_of_a_driver_is_held_and_removed_with_it(names: str) -> None:
+    assert [name for name in names.split() if not Package(name, "1", "").of_driver] == []
+    assert [name for name in names.split() if not any(fnmatchcase(name, pattern) for pattern in PATTERNS)] == []
+    assert not any(Package(name, "1", "").of_toolkit for name in names.split())
+
+
+@pytest.mark.parametrize("names", OTHERS.values(), ids=OTHERS)
+def test_what_is_no_part_of_a_driver_is_left_alone(names: str) -> None:
+    packages = [Package(name, "1", "NVIDIA <cudatools@nvidia.com>") for name in names.split()]
+    assert [package.name for package in packages if package.of_driver or package.of_toolkit] == []
+    assert origin(packages, uninstaller=False, log=False, there=False) == "none"
+
+
+def test_a_toolkit_is_no_driver() -> None:
+    packages = [Package(name, "1", "") for name in TOOLKITS.split()]
+    assert all(package.of_toolkit and not package.of_driver for package in packages)
 
 
 ORIGINS = [
