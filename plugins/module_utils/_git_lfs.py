@@ -32,7 +32,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _model_revisions as side_by_side
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem, classify_git_error
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import (
+    GitLfsError,
+    Problem,
+    classify_git_error,
+    redact_url,
+)
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_index import IndexEntry, write_index
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_process import (
     Git,
@@ -40,7 +45,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_process import (
     check_repo,
     environment,
     git_is_working_in,
-    redact_url,
     same_repository,
     system_ca_bundle,
 )

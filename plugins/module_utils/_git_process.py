@@ -18,7 +18,7 @@ import typing as t
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem, redact_url
 
 # How often git-lfs tries again within one run; it goes on where the connection broke.
 TRANSFER_RETRIES = 8
@@ -69,10 +69,6 @@ def check_mirror(mirror: str, repo: str) -> Problem | None:
     else:
         return None
     return Problem("mirror", found, "an address such as https://mirror.example for a repository over https.", remedy)
-
-
-def redact_url(repo: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "***@", repo)
 
 
 def same_repository(one: str, other: str) -> bool:

@@ -19,7 +19,7 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem, classify_git_error
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem, problem_of, status_fault
 
 if t.TYPE_CHECKING:
     from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import Named
@@ -44,22 +44,6 @@ _OWN_HEADERS = re.compile(
 
 # --- problems ----------------------------------------------------------------------------------------------------
 
-# What git says when this is the cause: the remedies are those of the same failure under git.
-_SAID = {
-    "connection": "connection refused",
-    "damaged_transfer": "expected oid",
-    "dns": "could not resolve host",
-    "forbidden": "returned error: 403",
-    "interrupted": "connection reset",
-    "lfs_object_missing": "object does not exist",
-    "proxy": "could not resolve proxy",
-    "repository_not_found": "repository '' not found",
-    "server": "server error",
-    "timeout": "timed out",
-    "tls": "certificate",
-    "token_missing": "authentication failed",
-    "token_rejected": "authentication failed",
-}
 _OWN = {
     "insecure_redirect": (
         "an LFS server that stays with https.",
@@ -80,10 +64,7 @@ def lfs_problem(cause: str, found: str, *, repo: str, timeout: int = 0) -> Probl
     """A problem of the LFS server: its finding, with the expectation and the remedy that git's own failure has."""
     if cause in _OWN:
         return Problem(cause, found, *_OWN[cause])
-    model = classify_git_error(
-        _SAID[cause], repo=repo, revision="", has_token=cause == "token_rejected", timeout=timeout
-    )
-    return dataclasses.replace(model, found=found)
+    return dataclasses.replace(problem_of(cause, repo=repo, timeout=timeout), found=found)
 
 
 # --- addresses ---------------------------------------------------------------------------------------------------
@@ -201,8 +182,10 @@ def parse_response(
         objects = answer["objects"]
         named = {entry["oid"]: entry for entry in objects if isinstance(entry, dict) and "oid" in entry}
     except (ValueError, KeyError, TypeError, RecursionError):
-        found = f"{host} answered the LFS request with something else than a list of objects."
-        return all_of(lfs_problem("server", found, repo=repo))
+        page = status_fault(200, body[:1024].decode("utf-8", "replace")) == "web_page"
+        what = "a web page" if page else "something else than a list of objects"
+        found = f"{host} answered the LFS request with {what}."
+        return all_of(lfs_problem("web_page" if page else "server", found, repo=repo))
     transfer, algorithm = answer.get("transfer") or "basic", answer.get("hash_algo") or "sha256"
     if transfer != "basic" or algorithm != "sha256":
         found = f"{host} wants the LFS transfer '{show(transfer)}' with {show(algorithm)}."
@@ -223,20 +206,7 @@ def _outcome(
         return problem("lfs_object_missing", f"the LFS answer of {host} leaves out the object {oid}.")
     error = entry.get("error")
     if error:
-        code = error.get("code") if isinstance(error, dict) else None
-        text = show(error.get("message", "")) if isinstance(error, dict) else ""
-        reason = f"{code}: {text}" if text else f"{code}"
-        if code in (404, 410, 422):
-            found = f"{repo or host} has the pointer, but not the content, of the object {oid} ({reason})."
-            return problem("lfs_object_missing", found)
-        if code == 401:
-            cause = "token_rejected" if has_token else "token_missing"
-            return problem(cause, f"{host} asks for credentials for the object {oid} ({reason}).")
-        if code == 403:
-            return problem("forbidden", f"{host} refuses access to the object {oid} ({reason}).")
-        if code == 409:
-            return problem("transfer_unsupported", f"{host} does not know the object {oid} by sha256 ({reason}).")
-        return problem("server", f"{host} failed for the object {oid} ({reason}).")
+        return _object_problem(error, oid, host=host, repo=repo, has_token=has_token)
     actions = entry.get("actions") or entry.get("_links")  # the second is what servers of the first API say
     download = actions.get("download") if isinstance(actions, dict) else None
     if not isinstance(download, dict):
@@ -251,6 +221,29 @@ def _outcome(
     if userinfo and not any(name.lower() == "authorization" for name in headers):
         headers["Authorization"] = basic(userinfo)
     return Action(href, headers, expiry(download, now), entry.get("authenticated") is True)
+
+
+def _object_problem(error: t.Any, oid: str, *, host: str, repo: str, has_token: bool) -> Problem:
+    """Why the server does not give one object."""
+    known = error if isinstance(error, dict) else {}
+    code, text = known.get("code"), show(known.get("message", ""))
+    reason = f"{code}: {text}" if text else f"{code}"
+    code = code if isinstance(code, int) else 0
+    fault = "lfs_object_missing" if code in (404, 410, 422) else "transfer_unsupported" if code == 409 else ""
+    judged = status_fault(code, text)
+    if not fault or judged not in ("server", "repository_not_found"):
+        fault = judged
+    if fault == "credentials":
+        fault = "token_rejected" if has_token else "token_missing"
+    what = {
+        "lfs_object_missing": f"{repo or host} has the pointer, but not the content, of the object {oid}",
+        "transfer_unsupported": f"{host} does not know the object {oid} by sha256",
+        "forbidden": f"{host} refuses access to the object {oid}",
+        "token_missing": f"{host} asks for credentials for the object {oid}",
+        "token_rejected": f"{host} asks for credentials for the object {oid}",
+        "server": f"{host} failed for the object {oid}",
+    }.get(fault, f"{host} does not give the object {oid}")
+    return lfs_problem(fault, f"{what} ({reason}).", repo=repo)
 
 
 def _headers(found: t.Any) -> dict[str, str] | None:

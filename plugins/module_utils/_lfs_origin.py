@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem, status_fault, text_fault
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import (
     BATCH_LIMIT,
     MEDIA_TYPE,
@@ -69,6 +69,8 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # What a kept connection says when the server has closed it meanwhile.
 _STALE = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest, ssl.SSLError)
+# What a server may do better at once.
+_PASSING = ("server", "rate_limit")
 _UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
 
@@ -169,6 +171,22 @@ def range_lie(headers: t.Mapping[str, str], start: int, stop: int, size: int) ->
     return ""
 
 
+def _message(response: http.client.HTTPResponse, body: bytes = b"") -> str:
+    """What a server says of its error: in the JSON of the batch API, or as Hugging Face does."""
+    said = ""
+    with contextlib.suppress(ValueError, AttributeError):
+        answer = json.loads(body.decode("utf-8"))
+        said = show(answer.get("message") or answer.get("error") or "")
+    return said or show(response.headers.get("X-Error-Message") or "")
+
+
+def _reason(response: http.client.HTTPResponse, said: str) -> str:
+    """An error as a message names it: the status, the server's words, and how long it asks to be left alone."""
+    wait = (response.headers.get("Retry-After") or "").strip()
+    parts = [f"{response.status}: {said}" if said else str(response.status)]
+    return "; ".join([*parts, f"it asks to wait {wait} s"] if wait.isdigit() else parts)
+
+
 # --- connections -------------------------------------------------------------------------------------------------
 
 
@@ -193,11 +211,12 @@ class _Wire:
 class _Refused(Exception):
     """A download address was refused; authorised: an Authorization header was sent to it."""
 
-    def __init__(self, status: int, site: Site, *, authorised: bool) -> None:
+    def __init__(self, status: int, site: Site, *, authorised: bool, said: str = "") -> None:
         super().__init__(status)
         self.status = status
         self.site = site
         self.authorised = authorised
+        self.said = said
 
 
 class Stream:
@@ -372,18 +391,22 @@ class Origin:
 
     def _refusal(self, refused: _Refused) -> SourceError:
         shown, status = refused.site.shown, refused.status
-        if status == 401:
-            cause = "token_rejected" if refused.authorised else "token_missing"
-            what = "rejected the credentials that were given" if refused.authorised else "asks for credentials"
-            found = f"{shown} {what} for a large file (401)."
-        elif status == 403:
-            cause, found = "forbidden", f"{shown} refuses access to a large file, also at a fresh address (403)."
-        else:
-            cause, found = "server", f"{shown} does not accept the request for a large file ({status})."
-        return SourceError(self._problem(cause, found), retry=False)
+        fault = status_fault(status, refused.said)
+        if fault == "credentials":
+            fault = "token_rejected" if refused.authorised else "token_missing"
+        what = {
+            "token_rejected": "rejected the credentials that were given for a large file",
+            "token_missing": "asks for credentials for a large file",
+            "forbidden": "refuses access to a large file, also at a fresh address",
+        }.get(fault, "does not accept the request for a large file")
+        reason = f"{status}: {refused.said}" if refused.said else str(status)
+        return SourceError(self._problem(fault, f"{shown} {what} ({reason})."), retry=False)
 
-    def _failure(self, error: Exception, site: Site, proxy: str) -> SourceError:
-        """What went wrong on the way to a server. proxy: set while a connection through one is made."""
+    def _failure(self, error: Exception, site: Site, proxy: str, broken: str = "interrupted") -> SourceError:
+        """What went wrong on the way to a server. proxy: set while a connection through one is made.
+
+        broken: the fault of a connection that broke.
+        """
         shown = site.shown
         if isinstance(error, socket.gaierror):
             retry = error.errno == socket.EAI_AGAIN
@@ -399,7 +422,8 @@ class Origin:
             return SourceError(self._problem("timeout", found), retry=True)
         if isinstance(error, ssl.SSLCertVerificationError):
             found = f"the TLS certificate of {shown} was not accepted ({show(error.verify_message)})."
-            return SourceError(self._problem("tls", found), retry=False)
+            fault = text_fault(f"certificate: {error.verify_message}")[0]
+            return SourceError(self._problem(fault, found), retry=False)
         if isinstance(error, OSError) and error.errno in _UNREACHABLE and not isinstance(error, ssl.SSLError):
             if proxy:
                 return self._proxy_failure(proxy, f"nothing answers there: {error.strerror}", retry=True)
@@ -407,7 +431,7 @@ class Origin:
             return SourceError(self._problem("connection", found), retry=True)
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         found = f"the connection to {shown} broke ({show(reason)})."
-        return SourceError(self._problem("interrupted", found), retry=True)
+        return SourceError(self._problem(broken, found), retry=True)
 
     def _proxy_failure(self, proxy: str, reason: str, *, retry: bool) -> SourceError:
         found = f"the proxy {urlsplit(proxy).netloc.rpartition('@')[2]} cannot be used ({show(reason)})."
@@ -432,7 +456,7 @@ class Origin:
                 except (OSError, ValueError) as error:
                     reason = show(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
                     found = f"{loading} cannot be read as a PEM bundle of authorities ({reason})."
-                    raise SourceError(self._problem("tls", found), retry=False) from None
+                    raise SourceError(self._problem("tls_bundle", found), retry=False) from None
                 self._context = context
             return self._context
 
@@ -482,8 +506,9 @@ class Origin:
             error, (ssl.SSLCertVerificationError, ssl.SSLEOFError, ssl.SSLZeroReturnError, socket.timeout)
         ):
             found = f"{site.shown} does not speak TLS as this host does ({show(error.reason)})."
-            return SourceError(self._problem("tls", found), retry=False)
-        return self._failure(error, site, proxy)
+            fault = "tls_client" if "CERTIFICATE" in str(error.reason) else "tls_protocol"
+            return SourceError(self._problem(fault, found), retry=False)
+        return self._failure(error, site, proxy, broken="cut")
 
     def _stopped(self) -> SourceError:
         return SourceError(self._problem("interrupted", "the fetch was stopped."), retry=False)
@@ -594,13 +619,13 @@ class Origin:
                 cleaned = None
             if cleaned is None:
                 found = f"{site.shown} redirects to an address that is not http(s)."
-                raise SourceError(self._problem("server", found), retry=False)
+                raise SourceError(self._problem("redirect", found), retry=False)
             if site.scheme == "https" and site_of(cleaned[0]).scheme == "http":
                 found = f"{safe_url(url)} redirects from https to {safe_url(cleaned[0])}."
                 raise SourceError(self._problem("insecure_redirect", found), retry=False)
             url = cleaned[0]
         found = f"{home.shown} redirects more than {REDIRECTS} times."
-        raise SourceError(self._problem("server", found), retry=False)
+        raise SourceError(self._problem("redirect", found), retry=False)
 
     def _credentials(self, url: str) -> dict[str, str]:
         """The token, if it is meant for the server of this address."""
@@ -643,9 +668,9 @@ class Origin:
                     raise
             if oid in self._problems:
                 problem = self._problems[oid]
-                if problem.cause == "server":
+                if problem.cause in _PASSING:
                     del self._problems[oid]
-                raise SourceError(problem, retry=problem.cause == "server")
+                raise SourceError(problem, retry=problem.cause in _PASSING)
             return self._actions[oid][0]
 
     def _load(self, oid: str, came: float | None) -> None:
@@ -699,33 +724,26 @@ class Origin:
             return parse_response(body, group, repo=self.repo, has_token=authorised)
         if status == 413 and len(group) > 1:
             return None
-        reason = self._reason(status, body)
-        if status == 401 and not authorised and self._authorization:
+        said = _message(response, body)
+        fault = "transfer_unsupported" if status in (405, 501) else status_fault(status, said)
+        if fault == "credentials":
+            fault = "token_rejected" if authorised else "token_missing"
+        if fault == "token_missing" and self._authorization:
             host = self._party.shown if self._party else "no host"
-            cause, found = "token_missing", f"{shown} asks for credentials, and the token is for {host} alone."
-        elif status == 401:
-            cause = "token_rejected" if authorised else "token_missing"
-            what = "rejected the credentials that were given" if authorised else "asks for credentials"
-            found = f"{shown} {what} for {self.repo} ({reason})."
-        elif status == 403:
-            cause, found = "forbidden", f"{shown} refuses access to the large files of {self.repo} ({reason})."
-        elif status in (404, 410):
-            cause, found = "repository_not_found", f"there is no LFS server at {safe_url(self._endpoint)} ({reason})."
-        elif status in (405, 501):
-            cause, found = "transfer_unsupported", f"{shown} does not know the LFS batch request ({reason})."
+            found = f"{shown} asks for credentials, and the token is for {host} alone."
         else:
-            cause, found = "server", f"{shown} failed or limits requests ({reason})."
-        retry = cause == "server" and (status in (408, 425, 429) or (status >= 500 and status not in (507, 509)))
+            what = {
+                "token_rejected": f"rejected the credentials that were given for {self.repo}",
+                "token_missing": f"asks for credentials for {self.repo}",
+                "forbidden": f"refuses access to the large files of {self.repo}",
+                "transfer_unsupported": "does not know the LFS batch request",
+                "repository_not_found": f"has no LFS server at {safe_url(self._endpoint)}",
+                "server": "failed",
+            }.get(fault, f"does not give the large files of {self.repo}")
+            found = f"{shown} {what} ({_reason(response, said)})."
+        retry = fault in _PASSING and (status in (403, 408, 425, 429) or status >= 500)
         wait = retry_after(response.headers.get("Retry-After"), time.time()) if retry else 0.0
-        raise SourceError(self._problem(cause, found), retry=retry, wait=wait)
-
-    @staticmethod
-    def _reason(status: int, body: bytes) -> str:
-        """The status, and the message that the batch API gives with it."""
-        with contextlib.suppress(ValueError, AttributeError):
-            message = show(json.loads(body.decode("utf-8")).get("message") or "")
-            return f"{status}: {message}" if message else str(status)
-        return str(status)
+        raise SourceError(self._problem(fault, found), retry=retry, wait=wait)
 
     # -- content
 
@@ -776,7 +794,7 @@ class Origin:
         """Raise where the answer does not begin with the range that was asked for."""
         size, shown, status = self.pointers[oid].size, site.shown, response.status
         if status in (400, 401, 403):  # 400: so do some stores call a signature that has ended
-            raise _Refused(status, site, authorised=authorised)
+            raise _Refused(status, site, authorised=authorised, said=_message(response))
         if status in (404, 410):
             found = f"{self.repo} has the pointer, but not the content, of the object {oid} ({shown} says {status})."
             raise SourceError(self._problem("lfs_object_missing", found), retry=False)
@@ -804,7 +822,9 @@ class Origin:
         if status == 416:
             found = f"{shown} says that the object {oid} ends before byte {stop}; its pointer names {size}."
             raise SourceError(self._problem("damaged_transfer", found), retry=True)
-        retry = status in (408, 425, 429) or status >= 500
+        said = _message(response)
+        fault = status_fault(status, said)
+        retry = fault in _PASSING and (status in (408, 425, 429) or status >= 500)
         wait = retry_after(response.headers.get("Retry-After"), time.time()) if retry else 0.0
-        found = f"{shown} failed or limits requests ({status} for the object {oid})."
-        raise SourceError(self._problem("server", found), retry=retry, wait=wait)
+        found = f"{shown} does not give the object {oid} ({_reason(response, said)})."
+        raise SourceError(self._problem(fault, found), retry=retry, wait=wait)

@@ -335,10 +335,13 @@ removed:
   sample: []
 cause:
   description:
-    - The kind of failure in one word, such as V(token_missing), V(token_rejected), V(forbidden), V(revision_not_found),
-      V(repository_not_found), V(dns), V(tls), V(connection), V(timeout), V(disk_full), V(lfs_object_missing),
-      V(git_missing), V(git_lfs_missing), V(git_lfs_old), V(git_lock), V(foreign_directory), V(other_repository),
-      V(local_edits), V(read_only), V(locked).
+    - The kind of failure in one word, such as V(token_missing), V(token_rejected), V(forbidden), V(licence), V(quota),
+      V(rate_limit), V(too_large), V(revision_not_found), V(repository_not_found), V(dns), V(proxy), V(tls),
+      V(connection), V(interrupted), V(timeout), V(redirect), V(web_page), V(lfs_disabled), V(disk_full),
+      V(lfs_object_missing), V(git_missing), V(git_lfs_missing), V(git_lfs_old), V(git_lock), V(foreign_directory),
+      V(other_repository), V(local_edits), V(read_only), V(permission), V(locked).
+    - A connection that was cut, by a firewall or a proxy, is V(connection) or V(interrupted), also where a TLS library
+      tells it. V(tls) is a certificate or a protocol that was not accepted.
   returned: failure
   type: str
   sample: token_missing

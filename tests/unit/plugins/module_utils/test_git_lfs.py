@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import classify_git_error, last_line
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import redact_url
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     Entry,
     Pointer,
@@ -28,7 +28,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     parse_ls_remote,
     parse_ls_tree,
     parse_pointer,
-    redact_url,
     resolve_ref,
     same_repository,
     selected,
@@ -307,131 +306,6 @@ def test_the_environment() -> None:
     assert [key for key, value in env.items() if "s3cret" in value] == ["VICUNA_FLEET_GIT_TOKEN"]
     over_ssh = environment({}, repo="git@h:a/b", token="s3cret", username="u", home="/tmp/h", timeout=60)
     assert "s3cret" not in over_ssh.values()
-
-
-# What git 2.39 and 2.47, git-lfs 3.3 and 3.6 and curl say.
-SAID = [
-    ("dns", "fatal: unable to access 'https://x.invalid/a/': Could not resolve host: x.invalid"),
-    ("dns", "batch request: dial tcp: lookup x.invalid on 10.0.0.2:53: no such host"),
-    ("proxy", "fatal: unable to access 'https://h/a/': Could not resolve proxy: proxy.example"),
-    ("proxy", "fatal: unable to access 'https://h/a/': Received HTTP code 407 from proxy after CONNECT"),
-    (
-        "proxy",
-        'batch request: Post "https://h/a": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused',
-    ),
-    (
-        "connection",
-        "fatal: unable to access 'http://127.0.0.1:1/a/': Failed to connect to 127.0.0.1 port 1 after 0 ms: "
-        "Couldn't connect to server",
-    ),
-    ("connection", "fatal: unable to access 'https://h/a/': Failed to connect to h port 443: Connection timed out"),
-    ("connection", "LFS: dial tcp 127.0.0.1:9: connect: connection refused"),
-    (
-        "tls",
-        "fatal: unable to access 'https://h/a/': server certificate verification failed. CAfile: none CRLfile: none",
-    ),
-    ("tls", "fatal: unable to access 'https://h/a/': SSL certificate problem: unable to get local issuer certificate"),
-    ("tls", 'batch request: Post "https://h/a": tls: failed to verify certificate: x509: certificate has expired'),
-    ("tls", "fatal: unable to access 'https://h/a/': gnutls_handshake() failed: Error in the pull function."),
-    ("token_missing", "fatal: could not read Username for 'https://huggingface.co': terminal prompts disabled"),
-    (
-        "token_missing",
-        "remote: Invalid username or password.\nfatal: Authentication failed for 'https://huggingface.co/a/'",
-    ),
-    (
-        "token_missing",
-        "batch response: Authentication required: Authorization error: http://h/a.git/info/lfs/objects/batch\n"
-        "Check that you have proper access to the repository",
-    ),
-    ("token_missing", "batch response: Git credentials for https://h/a.git not found."),
-    ("token_missing", "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository."),
-    ("forbidden", "fatal: unable to access 'https://h/a/': The requested URL returned error: 403"),
-    (
-        "forbidden",
-        "remote: Access to model a/b is restricted and you are not in the authorized list.\n"
-        "fatal: unable to access 'https://huggingface.co/a/b/': The requested URL returned error: 403",
-    ),
-    (
-        "forbidden",
-        "batch response: Authorization error: http://h/a.git/info/lfs/objects/batch\n"
-        "Check that you have proper access to the repository",
-    ),
-    ("repository_not_found", "fatal: repository 'http://h/a/' not found"),
-    ("repository_not_found", "remote: Repository not found\nfatal: repository 'https://huggingface.co/a/b/' not found"),
-    ("repository_not_found", "fatal: '/srv/a' does not appear to be a git repository"),
-    (
-        "repository_not_found",
-        "fatal: https://h/a/info/refs not valid: is this a git repository?",
-    ),
-    ("revision_not_found", "fatal: couldn't find remote ref nowhere"),
-    ("revision_not_found", "fatal: remote error: upload-pack: not our ref 0000000000000000000000000000000000000000"),
-    ("revision_not_found", "error: Server does not allow request for unadvertised object 1234"),
-    (
-        "lfs_object_missing",
-        f"[{OID}] Object does not exist\nerror: failed to fetch some objects from 'http://h/a.git/info/lfs'",
-    ),
-    (
-        "lfs_object_missing",
-        "batch response: Repository or object not found: http://h/a.git/info/lfs/objects/batch\n"
-        "Check that it exists and that you have proper access to it",
-    ),
-    ("damaged_transfer", f"LFS: expected OID {OID}, got 8e2c after 76800 bytes written"),
-    ("disk_full", "error: unable to write file model.bin: No space left on device"),
-    ("disk_full", "write /model/x/.git/lfs/incomplete/4d.part: no space left on device"),
-    ("disk_full", "fatal: write error: Disk quota exceeded"),
-    ("read_only", "fatal: could not create work tree dir 'x': Read-only file system"),
-    ("git_lfs_missing", "git: 'lfs' is not a git command. See 'git --help'."),
-    ("git_lock", "fatal: Unable to create '/model/x/.git/index.lock': File exists."),
-    (
-        "dubious_ownership",
-        "fatal: detected dubious ownership in repository at '/model/x'",
-    ),
-    ("dubious_ownership", "fatal: unsafe repository ('/model/x' is owned by someone else)"),
-    ("host_key", "Host key verification failed.\nfatal: Could not read from remote repository."),
-    (
-        "timeout",
-        "error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec transferred the last 120 seconds",
-    ),
-    ("timeout", 'Get "https://h/x": net/http: request canceled (Client.Timeout exceeded while awaiting headers)'),
-    ("server", "fatal: unable to access 'https://h/a/': The requested URL returned error: 502"),
-    ("server", "batch response: Fatal error: Server error: http://h/a.git/info/lfs/objects/batch"),
-    ("server", "batch response: Rate limit exceeded: https://h/a.git/info/lfs/objects/batch"),
-    ("interrupted", "error: RPC failed; curl 18 transfer closed\nfatal: early EOF"),
-    ("interrupted", "LFS: unexpected EOF"),
-    ("damaged_repository", "error: object file .git/objects/ab/cd is empty\nfatal: loose object abcd is corrupt"),
-    ("url", "git: 'remote-foo' is not a git command\nfatal: unable to find remote helper for 'foo'"),
-    ("unknown", "fatal: something new"),
-    ("unknown", ""),
-]
-
-
-@pytest.mark.parametrize(("cause", "said"), SAID)
-def test_what_git_means(cause: str, said: str) -> None:
-    problem = classify_git_error(said, repo="https://h/a", revision="main", dest="/model/x", timeout=120)
-    assert problem.cause == cause
-    assert all((problem.found, problem.expected, problem.remedy))
-
-
-def test_a_rejected_token_is_not_a_missing_one() -> None:
-    said = "fatal: Authentication failed for 'https://h/a/'"
-    problem = classify_git_error(said, repo="https://h/a", revision="main", has_token=True)
-    assert problem.cause == "token_rejected"
-    assert "model_token" in problem.remedy
-
-
-@pytest.mark.parametrize(
-    "noise",
-    [
-        "Downloading LFS objects:  50% (1/2), 403 MB | 401 MB/s\r",
-        "remote: Enumerating objects: 404, done.\n",
-        "Receiving objects: 100% (500/500), 403.00 KiB | 1.00 MiB/s, done.\r\n",
-        "fetch: Fetching reference refs/heads/404\n",
-    ],
-)
-def test_progress_is_not_an_error(noise: str) -> None:
-    said = noise + "LFS: unexpected EOF\n"
-    assert classify_git_error(said, repo="https://h/a", revision="main").cause == "interrupted"
-    assert last_line(noise + "fatal: early EOF\nhint: try again\n") == "fatal: early EOF"
 
 
 def pairs(env: dict[str, str]) -> dict[str, str]:

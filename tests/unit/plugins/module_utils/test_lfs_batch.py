@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.vicuna.fleet.plugins.module_utils import _lfs_batch
+from ansible_collections.vicuna.fleet.plugins.module_utils import _git_errors, _lfs_batch
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import (
     Action,
@@ -133,7 +133,11 @@ def test_the_end_of_an_action(action: dict[str, Any], expected: float | None) ->
         (401, "token_missing"),
         (403, "forbidden"),
         (409, "transfer_unsupported"),
-        (429, "server"),
+        (402, "quota"),
+        (413, "too_large"),
+        (429, "rate_limit"),
+        (507, "quota"),
+        (509, "quota"),
         (500, "server"),
         (None, "server"),
     ],
@@ -151,6 +155,23 @@ def test_the_error_of_an_object(code: int | None, cause: str) -> None:
     assert isinstance(found[TWO], Action), "one object's error is not the other's"
 
 
+@pytest.mark.parametrize("code", [403, 404, 422, 429, 500, 509])
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("This repository is over its data quota. Purchase more data packs to restore access.", "quota"),
+        ("This repository exceeded its LFS budget. The account responsible should increase it.", "quota"),
+        ("Access to model a/b is restricted and you are not in the authorized list.", "licence"),
+        ("Rate limit exceeded", "rate_limit"),
+        ("Git LFS is disabled for this repository.", "lfs_disabled"),
+    ],
+)
+def test_what_the_server_says_of_an_object_counts_before_its_code(code: int, message: str, cause: str) -> None:
+    problem = problem_of(answer({"oid": ONE, "error": {"code": code, "message": message}}))
+    assert problem.cause == cause
+    assert message.rstrip(".") in problem.found
+
+
 def test_an_error_401_with_a_token_is_a_rejected_token() -> None:
     body = answer({"oid": ONE, "error": {"code": 401, "message": "no"}})
     assert problem_of(body, has_token=True).cause == "token_rejected"
@@ -159,7 +180,8 @@ def test_an_error_401_with_a_token_is_a_rejected_token() -> None:
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (b"<html>log in</html>", "server"),
+        (b"<html>log in</html>", "web_page"),
+        (b"\n<!DOCTYPE html>\n<title>Log in</title>", "web_page"),
         (b"\xff\xfe", "server"),
         (b"[]", "server"),
         (b"[" * 100_000, "server"),
@@ -205,10 +227,9 @@ def test_no_answer_is_an_exception() -> None:
 
 
 def test_every_cause_keeps_its_name_and_has_a_remedy() -> None:
-    for cause in (*_lfs_batch._SAID, *_lfs_batch._OWN):
-        # Words of other causes in the address must not change the cause.
+    for cause in (*_git_errors._FAULTS, *_lfs_batch._OWN):
         problem = lfs_problem(cause, "it was so.", repo="https://timeout.example/certificate/forbidden", timeout=9)
-        assert problem.cause == cause
+        assert problem.cause == _git_errors._FAULTS.get(cause, (cause,))[0]
         assert problem.found == "it was so."
         assert problem.expected
         assert problem.remedy

@@ -270,7 +270,10 @@ def test_close_ends_those_who_read(make: Callable[..., Origin], server: FaultSer
         ({"kind": "status", "status": 416}, "damaged_transfer", True),
         ({"kind": "status", "status": 500}, "server", True),
         ({"kind": "status", "status": 503, "body": b"x" * 200_000}, "server", True),
-        ({"kind": "status", "status": 429}, "server", True),
+        ({"kind": "status", "status": 429}, "rate_limit", True),
+        ({"kind": "status", "status": 413}, "too_large", False),
+        ({"kind": "status", "status": 507}, "quota", False),
+        ({"kind": "status", "status": 509}, "quota", False),
         ({"kind": "status", "status": 405}, "server", False),
         ({"kind": "status", "status": 304}, "server", False),
         ({"kind": "status", "status": 407}, "proxy", False),
@@ -327,7 +330,9 @@ def test_a_server_that_asks_to_wait(
 ) -> None:
     server.fail("status", status=status, headers={"Retry-After": value} if value else {}, place=place)
     error = error_of(make(server))
-    assert (error.problem.cause, error.retry, error.wait) == ("server", True, wait)
+    cause = "rate_limit" if status == 429 else "server"
+    assert (error.problem.cause, error.retry, error.wait) == (cause, True, wait)
+    assert (f"wait {value} s" in error.problem.found) is (value.isdigit())
 
 
 def test_a_date_to_wait_for() -> None:
@@ -427,24 +432,53 @@ def test_the_life_of_an_address() -> None:
         (403, "forbidden", False),
         (404, "repository_not_found", False),
         (405, "transfer_unsupported", False),
+        (402, "quota", False),
         (422, "server", False),
-        (429, "server", True),
+        (429, "rate_limit", True),
         (500, "server", True),
         (501, "transfer_unsupported", False),
         (502, "server", True),
-        (507, "server", False),
-        (509, "server", False),
+        (507, "quota", False),
+        (509, "quota", False),
     ],
 )
 def test_a_question_that_fails(
     make: Callable[..., Origin], server: FaultServer, status: int, cause: str, retry: bool
 ) -> None:
-    server.fail("status", status=status, place="batch", body=b'{"message": "over its data quota."}')
+    server.fail("status", status=status, place="batch", body=b'{"message": "it is so."}')
     origin = make(server)
     error = error_of(origin)
     assert (error.problem.cause, error.retry) == (cause, retry)
-    assert f"({status}: over its data quota)" in error.problem.found
+    assert f"({status}: it is so)" in error.problem.found
     assert read(origin, stop=10) == CONTENT[:10], "the next question may be answered"
+
+
+@pytest.mark.parametrize("status", [401, 403, 422, 429, 503])
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b'{"message": "This repository is over its data quota."}', "quota"),
+        (b'{"error": "Access to model a/b is restricted. You must be authenticated to access it."}', "licence"),
+        (b'{"error": "We had to rate limit your IP."}', "rate_limit"),
+    ],
+)
+def test_what_the_server_says_counts_before_its_status(
+    make: Callable[..., Origin], server: FaultServer, status: int, body: bytes, cause: str
+) -> None:
+    server.fail("status", status=status, place="batch", body=body)
+    assert error_of(make(server)).problem.cause == cause
+
+
+def test_a_question_that_is_too_large_even_for_one_object(make: Callable[..., Origin], server: FaultServer) -> None:
+    server.fail("status", status=413, place="batch", times=9)
+    error = error_of(make(server))
+    assert (error.problem.cause, error.retry) == ("too_large", False)
+
+
+def test_a_page_in_the_place_of_the_answer(make: Callable[..., Origin], server: FaultServer) -> None:
+    server.fail("status", status=200, place="batch", body=b"<!DOCTYPE html><title>Log in</title>")
+    error = error_of(make(server))
+    assert (error.problem.cause, error.retry) == ("web_page", False)
 
 
 @pytest.mark.parametrize(
@@ -628,14 +662,14 @@ def test_redirects_come_to_an_end(make: Callable[..., Origin], server: FaultServ
         assert read(origin, stop=10) == CONTENT[:10]
     else:
         error = error_of(origin)
-        assert (error.problem.cause, error.retry) == ("server", False)
+        assert (error.problem.cause, error.retry) == ("redirect", False)
         assert "5 times" in error.problem.found
 
 
 @pytest.mark.parametrize("to", ["ftp://hub.example/x", "file:///etc/passwd", "http://[::1/", "http:///x"])
 def test_a_redirect_to_nowhere(make: Callable[..., Origin], server: FaultServer, to: str) -> None:
     server.fail("redirect", to=to, times=9)
-    assert error_of(make(server)).problem.cause == "server"
+    assert error_of(make(server)).problem.cause == "redirect"
 
 
 def test_a_rewritten_address_gets_no_header_of_the_action(make: Callable[..., Origin], server: FaultServer) -> None:
@@ -722,6 +756,8 @@ def test_tls_that_is_not_trusted(make: Callable[..., Origin], tls: ssl.SSLContex
 def test_tls_to_a_server_that_speaks_none(make: Callable[..., Origin], server: FaultServer) -> None:
     error = error_of(make(server.endpoint.replace("http:", "https:")))
     assert error.problem.cause == "tls"
+    assert "scheme and port in model_repo" in error.problem.remedy
+    assert "vicuna_ca_certificates" not in error.problem.remedy
 
 
 @pytest.mark.parametrize("content", [None, "not a bundle"])
