@@ -66,6 +66,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import (
     parse_ls_remote,
     parse_ls_tree,
     parse_pointer,
+    read_pointer,
     resolve_ref,
     selected,
     sha256_file,
@@ -1124,9 +1125,9 @@ class Clone:
         return git("ls-tree", "-r", "-z", "-l", "--full-tree", commit)
 
     def _with_pointers(self, git: Git, entries: list[Entry]) -> list[Entry]:
-        small = sorted({entry.blob for entry in entries if entry.blob_size <= POINTER_LIMIT})
-        pointers = {blob: parse_pointer(content) for blob, content in self._blobs(git, small)}
-        return [Entry(e.path, e.mode, e.blob, e.blob_size, pointers.get(e.blob)) for e in entries]
+        small = sorted({entry.blob for entry in entries if entry.blob_size < POINTER_LIMIT})
+        read = {blob: read_pointer(content) for blob, content in self._blobs(git, small)}
+        return [_with_pointer(entry, read.get(entry.blob)) for entry in entries]
 
     def _listing(self, git: Git, commit: str, *, everything: bool = False) -> Listing:
         """The files of a commit, apart from the large ones that include and exclude leave out."""
@@ -1134,8 +1135,25 @@ class Clone:
         output = self._ls_tree(git, commit)
         listing = Listing(commit, [], gitlinks=parse_gitlinks(output))
         for entry in self._with_pointers(git, parse_ls_tree(output)):
-            wanted = everything or entry.pointer is None or selected(entry.path, request.include, request.exclude)
+            large = entry.pointer is not None or entry.fault != ""
+            wanted = everything or not large or selected(entry.path, request.include, request.exclude)
             (listing.entries if wanted else listing.left_out).append(entry)
+            if wanted and entry.pointer and entry.pointer.extensions:
+                names = ", ".join(entry.pointer.extensions)
+                self.outcome.warnings.append(
+                    f"{entry.path} went through the git-lfs extension {names} before it was stored; it is put here as stored"
+                )
+        faults = [f"{entry.path}: {entry.fault}" for entry in listing.entries if entry.fault]
+        if faults and not everything:
+            raise GitLfsError(
+                Problem(
+                    "lfs_pointer",
+                    f"{request.repo} holds LFS pointers that name no content ({'; '.join(faults[:5])}).",
+                    "pointers as git-lfs writes them.",
+                    "have the files committed again with git-lfs, correct model_revision, or leave them out with "
+                    "model_exclude.",
+                )
+            )
         unsafe = unsafe_paths(listing.entries)
         if unsafe:
             raise GitLfsError(
@@ -1198,24 +1216,8 @@ class Clone:
         if endpoint is None:
             return None
         pointers = [entry.pointer for entry in survey.missing.values() if entry.pointer]
-        mirror, repository = request.mirror.rstrip("/"), urlsplit(request.repo)
-        replaced = f"{repository.scheme}://{repository.netloc}/"
-
-        def rewrite(href: str) -> str:
-            return f"{mirror}/{href[len(replaced) :]}" if mirror and href.startswith(replaced) else href
-
         peers = parse_peers(request.peers)
-        origin = Origin(
-            endpoint,
-            pointers,
-            username=request.username,
-            token=request.token,
-            credentials_host=mirror or request.repo,
-            ca_file=git.env.get("GIT_SSL_CAINFO", ""),
-            timeout=request.timeout,
-            environ=self.base_env,
-            rewrite=rewrite,
-        )
+        origin = self._origin(git, endpoint, pointers)
         if not (peers and peers.whole):
             ask_ahead(origin)
         return Transfer(
@@ -1230,6 +1232,27 @@ class Clone:
             connections=request.connections,
             bandwidth_limit=request.bandwidth_limit,
             timeout=request.timeout,
+        )
+
+    def _origin(self, git: Git, endpoint: str, pointers: t.Iterable[Pointer]) -> Origin:
+        """The LFS server of the repository, with its token and trust."""
+        request = self.request
+        mirror, repository = request.mirror.rstrip("/"), urlsplit(request.repo)
+        replaced = f"{repository.scheme}://{repository.netloc}/"
+
+        def rewrite(href: str) -> str:
+            return f"{mirror}/{href[len(replaced) :]}" if mirror and href.startswith(replaced) else href
+
+        return Origin(
+            endpoint,
+            pointers,
+            username=request.username,
+            token=request.token,
+            credentials_host=mirror or request.repo,
+            ca_file=git.env.get("GIT_SSL_CAINFO", ""),
+            timeout=request.timeout,
+            environ=self.base_env,
+            rewrite=rewrite,
         )
 
     def _serve_others(self) -> None:
@@ -1584,6 +1607,12 @@ class Clone:
         leftovers += (self.git_dir / "objects").glob("pack/tmp_*")
         for path in leftovers:
             path.unlink(missing_ok=True)
+
+
+def _with_pointer(entry: Entry, read: Pointer | str | None) -> Entry:
+    if isinstance(read, str):
+        return dataclasses.replace(entry, fault=read)
+    return dataclasses.replace(entry, pointer=read)
 
 
 def check_git_lfs_version(said: str) -> Problem | None:

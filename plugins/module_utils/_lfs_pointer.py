@@ -11,32 +11,39 @@ import os
 import re
 import stat
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-# A pointer is at most 1024 bytes: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+# A pointer is less than 1024 bytes: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 POINTER_LIMIT = 1024
 CHUNK = 4 * 1024 * 1024
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_POINTER_VERSION = b"version https://git-lfs.github.com/spec/v1"
+# What the programs that became git-lfs wrote; git-lfs reads them all (lfs/pointer.go, v1Aliases).
+_POINTER = re.compile(r"version https?://(?:(?:git-lfs|hawser)\.github\.com/spec/v(\S+)|git-media\.io/v/(\S+))")
+_VERSIONS = (("1", None), (None, "2"))
+_SIZE_LIMIT = 2**63  # of a file, and of git-lfs
 
 
 @dataclass(frozen=True)
 class Pointer:
+    """extensions: programs of git-lfs that the content went through before it was stored."""
+
     oid: str
     size: int
+    extensions: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a commit; ``pointer`` is set where git holds only an LFS pointer."""
+    """A file of a commit; ``pointer`` is set where git holds only an LFS pointer, ``fault`` where that is unusable."""
 
     path: str
     mode: str
     blob: str
     blob_size: int
     pointer: Pointer | None = None
+    fault: str = ""
 
     @property
     def oid(self) -> str:
@@ -53,17 +60,41 @@ class Entry:
 
 def parse_pointer(blob: bytes) -> Pointer | None:
     """Read an LFS pointer; anything else is None."""
-    if len(blob) > POINTER_LIMIT or not blob.startswith(_POINTER_VERSION):
+    found = read_pointer(blob)
+    return found if isinstance(found, Pointer) else None
+
+
+def read_pointer(blob: bytes) -> Pointer | str | None:
+    """An LFS pointer, or what is wrong with one that cannot be used; None for what is no pointer.
+
+    Also read are pointers that went through an editor: with a byte-order mark, other line ends, another order, keys of
+    their own, or digits of the sha256 in upper case.
+    """
+    if len(blob) >= POINTER_LIMIT:
         return None
     try:
-        fields = dict(line.split(" ", 1) for line in blob.decode("utf-8").splitlines() if line)
-        kind, _, oid = fields["oid"].partition(":")
-        size = int(fields["size"])
-    except (UnicodeDecodeError, ValueError, KeyError):
+        text = blob.decode("utf-16" if blob[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
         return None
-    if kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", oid) or size < 0:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    version = _POINTER.fullmatch(lines[0]) if lines else None
+    if version is None:
         return None
-    return Pointer(oid, size)
+    if version.groups() not in _VERSIONS:
+        return f"it has the {lines[0]}, which git-lfs does not know"
+    pairs = [line.partition(" ")[::2] for line in lines[1:]]
+    fields = dict(pairs)
+    double = sorted({key for key, value in pairs if fields[key] != value})
+    if double:
+        return f"it has two lines for {', '.join(double)}"
+    kind, _, oid = fields.get("oid", "").partition(":")
+    size = fields.get("size", "").strip()
+    if kind != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", oid.strip()):
+        return "it has no line 'oid sha256:' with 64 digits"
+    if not re.fullmatch(r"\+?[0-9]{1,19}", size) or int(size) >= _SIZE_LIMIT:
+        return "it has no line 'size' with a number of bytes below 2^63"
+    extensions = sorted(key for key in fields if re.fullmatch(r"ext-\d-\w+", key))
+    return Pointer(oid.strip().lower(), int(size), tuple(key[6:] for key in extensions))
 
 
 def parse_ls_tree(output: bytes) -> list[Entry]:
@@ -217,4 +248,4 @@ def content_is(path: Path, entry: Entry) -> bool:
 
 def holds_pointer(path: Path, status: os.stat_result) -> bool:
     """Whether a regular file holds an LFS pointer: what a clone without git-lfs leaves in the place of weights."""
-    return status.st_size <= POINTER_LIMIT and parse_pointer(path.read_bytes()) is not None
+    return status.st_size <= POINTER_LIMIT and read_pointer(path.read_bytes()) is not None

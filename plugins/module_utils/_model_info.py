@@ -29,17 +29,26 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     POINTER_LIMIT,
     TARGET_REF,
     Clone,
+    Entry,
     Git,
+    Pointer,
     Request,
     check_repo,
+    content_is,
+    fetch_pattern,
     is_commit_id,
-    parse_pointer,
     selected,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import clean_url, endpoint_of
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_origin import Origin
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import read_pointer
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import SourceError
 
 # Larger files that are not in LFS stay on the server; what a plan reads is far smaller.
 BLOB_LIMIT = 4 * 1024 * 1024
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+# A server that fails may do better at once.
+TRIES = 3
 # The files that a plan reads.
 READ = ("config.json", "quantize_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -60,6 +69,8 @@ class Listing:
     commit: str
     files: list[File] = field(default_factory=list)
     contents: dict[str, str] = field(default_factory=dict)
+    # Files that a plan reads, and why they could not be read.
+    unread: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, t.Any]:
         return {
@@ -67,6 +78,7 @@ class Listing:
             "commit": self.commit,
             "files": [[file.path, file.oid, file.size] for file in self.files],
             "contents": self.contents,
+            "unread": self.unread,
         }
 
 
@@ -76,7 +88,7 @@ def from_json(data: t.Any) -> Listing | None:
         if data["version"] != CACHE_VERSION:
             return None
         files = [File(str(path), str(oid), int(size)) for path, oid, size in data["files"]]
-        return Listing(str(data["commit"]), files, dict(data["contents"]))
+        return Listing(str(data["commit"]), files, dict(data["contents"]), dict(data["unread"]))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -206,8 +218,9 @@ class Look(Clone):
         tree = parse_tree(git("ls-tree", "-r", "-z", "--full-tree", commit))
         here = sorted({blob for _path, blob in tree if blob not in missing})
         sizes = self._sizes(git, here)
-        contents = dict(self._blobs(git, [blob for blob in here if sizes[blob] <= POINTER_LIMIT]))
-        pointers = {blob: pointer for blob, text in contents.items() if (pointer := parse_pointer(text))}
+        contents = dict(self._blobs(git, [blob for blob in here if sizes[blob] < POINTER_LIMIT]))
+        read = {blob: read_pointer(text) for blob, text in contents.items()}
+        pointers = {blob: pointer for blob, pointer in read.items() if isinstance(pointer, Pointer)}
         wanted = [blob for path, blob in tree if path in READ and blob in sizes and blob not in pointers]
         contents.update(self._blobs(git, sorted({blob for blob in wanted if blob not in contents})))
         found = Listing(commit)
@@ -215,9 +228,42 @@ class Look(Clone):
             pointer = pointers.get(blob)
             size = pointer.size if pointer else sizes.get(blob, -1)
             found.files.append(File(path, pointer.oid if pointer else "", size))
-            if path in READ and blob in contents and not pointer:
+            if path not in READ:
+                continue
+            fault = read.get(blob)
+            if isinstance(fault, str):
+                found.unread[path] = f"is an LFS pointer that names no content: {fault}"
+            elif pointer and pointer.size > BLOB_LIMIT:
+                found.unread[path] = f"is an LFS pointer to {pointer.size} bytes, and {BLOB_LIMIT} are read at most"
+            elif pointer:
+                found.contents[path] = self._in_lfs(git, commit, path, pointer).decode("utf-8", "replace")
+            elif blob in contents:
                 found.contents[path] = contents[blob].decode("utf-8", "replace")
         return found
+
+    def _in_lfs(self, git: Git, commit: str, path: str, pointer: Pointer) -> bytes:
+        """A small file that is itself in LFS."""
+        entry = Entry(path, "100644", "", 0, pointer)
+        endpoint = None if self.source else self._endpoint(git, commit)
+        if self.source:
+            self.source.take({pointer.oid: [entry]}, self.store)
+        elif endpoint:
+            with self._origin(git, endpoint, [pointer]) as origin:
+                content = read_small(origin, pointer)
+            if hashlib.sha256(content).hexdigest() == pointer.oid:
+                return content
+            raise GitLfsError(git.explain(f"error: the sha256 differs: {path}"))
+        else:
+            git("lfs", "fetch", "--include", fetch_pattern(path), "--exclude", "", "origin", commit)
+        if not content_is(self.store.object(pointer.oid), entry):
+            raise GitLfsError(git.explain(f"error: object does not exist: {path} ({pointer.oid})"))
+        return self.store.object(pointer.oid).read_bytes()
+
+    def _endpoint(self, git: Git, commit: str) -> str | None:
+        """The LFS server, without git-lfs, which need not be here; None where only that knows."""
+        code, output, _said = git.run("config", "--blob", f"{commit}:.lfsconfig", "--get", "lfs.url")
+        named = output.decode("utf-8", "replace").strip() if code == 0 else ""
+        return (named if clean_url(named) else None) if named else endpoint_of(self.request.repo)
 
     def _fetch(self, git: Git, commit: str) -> None:
         fetch = ("fetch", "--no-tags", "--no-recurse-submodules", f"--filter=blob:limit={BLOB_LIMIT}")
@@ -238,6 +284,23 @@ class Look(Clone):
         output = git("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=request) if blobs else b""
         pairs = (line.split() for line in output.decode("ascii").splitlines())
         return {blob: int(size) for blob, size in pairs}
+
+
+def read_small(origin: Origin, pointer: Pointer) -> bytes:
+    """A small object, whole. Raises GitLfsError."""
+    for attempt in range(1, TRIES + 1):
+        content = bytearray(pointer.size)
+        done = 0
+        try:
+            with origin.open(pointer.oid, 0, pointer.size) as stream:
+                while count := stream.readinto(memoryview(content)[done:]):
+                    done += count
+            return bytes(content)
+        except SourceError as error:
+            if not error.retry or attempt == TRIES:
+                raise GitLfsError(error.problem) from None
+            time.sleep(max(0.5 * attempt, min(10.0, error.wait)))
+    raise AssertionError("the last try returns or raises")
 
 
 # --- the cache ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ version_added: 0.1.0
 author: The vicuna.fleet authors
 description:
   - Reads the C(config.json) of one commit of a git-LFS repository, and the LFS pointers, which name the size and
-    sha256 of every large file. Nothing in LFS is fetched.
+    sha256 of every large file. Of what is in LFS, only a small file that a plan reads, such as C(config.json) itself,
+    is fetched.
   - Needs no clone on the host, so it can run on the control node for all hosts of a play.
 requirements:
   - git 2.31 or later
@@ -154,7 +155,7 @@ model:
       type: int
       sample: 13477426341
 cause:
-  description: The kind of failure in one word, as M(vicuna.fleet.git_lfs) has them, or V(no_config).
+  description: The kind of failure in one word, as M(vicuna.fleet.git_lfs) has them, V(no_config), or V(lfs_pointer).
   returned: failure
   type: str
   sample: token_missing
@@ -193,6 +194,16 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
 def answer(listing: Listing, cached: bool, params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
     """What the module returns for the files of a commit, and its warnings."""
     model = describe(listing, params["include"], params["exclude"])
+    pointer = listing.unread.get("config.json")
+    if pointer:
+        return {
+            "failed": True,
+            "msg": f"Found: config.json in {params['repo']} {pointer}. Expected: the model's configuration. Remedy: "
+            "have it committed to git itself (a line '*.json -filter' in .gitattributes), or correct "
+            "vicuna_model_revision.",
+            "cause": "lfs_pointer",
+            "detail": "",
+        }, []
     if not model["config"]:
         return {
             "failed": True,
@@ -208,7 +219,7 @@ def answer(listing: Listing, cached: bool, params: t.Mapping[str, t.Any]) -> tup
     warnings = [
         f"{path} is in git itself and not in LFS: its size is unknown, and counts as nothing"
         for path in unknown_sizes(listing, model)
-    ]
+    ] + [f"{path} in {params['repo']} {reason}" for path, reason in sorted(listing.unread.items())]
     return {"changed": False, "msg": message, "cached": cached, "model": model}, warnings
 
 

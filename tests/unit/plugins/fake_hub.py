@@ -41,6 +41,8 @@ class FakeHub:
         self.tokens: set[str] = set()  # passwords that were sent
         self.status: int = 0  # answer everything with this status
         self.batch_status: int = 0
+        self.in_lfs = IN_LFS
+        self.pointer = pointer
         self.damaged: set[str] = set()  # oids whose content is sent with a flipped byte
         self.cut: set[str] = set()  # oids whose content breaks off in the middle
         self.cut_when: Callable[[], bool] = lambda: True  # ... and not before this holds
@@ -116,8 +118,8 @@ class FakeHub:
         lines = []
         for path, content in files.items():
             stored = content
-            if path.endswith(IN_LFS) and not content.startswith(b"version https://git-lfs"):
-                stored = pointer(content)
+            if path.endswith(self.in_lfs) and not content.startswith(b"version http"):
+                stored = self.pointer(content)
                 self.objects[hashlib.sha256(content).hexdigest()] = content
             blob = self.git(name, "hash-object", "-w", "--stdin", content=stored)
             lines.append(f"{(modes or {}).get(path, '100644')} {blob}\t{path}\n")

@@ -33,7 +33,11 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import (
     selected,
     unsafe_paths,
 )
-from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import holds_pointer, parse_gitlinks
+from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import (
+    holds_pointer,
+    parse_gitlinks,
+    read_pointer,
+)
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 9976578928\n".encode()
@@ -42,6 +46,86 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 9
 def test_a_pointer() -> None:
     assert parse_pointer(POINTER) == Pointer(OID, 9976578928)
     assert parse_pointer(POINTER.replace(b"\nsize", b"\nx-note hello world\nsize")) == Pointer(OID, 9976578928)
+
+
+def in_other_words(old: bytes, new: bytes) -> bytes:
+    assert old in POINTER
+    return POINTER.replace(old, new)
+
+
+OTHER_WORDS = {
+    "git-media": in_other_words(b"https://git-lfs.github.com/spec/v1", b"http://git-media.io/v/2"),
+    "hawser": in_other_words(b"git-lfs.github", b"hawser.github"),
+    "extension": in_other_words(b"oid", b"ext-0-case sha256:" + OID.encode() + b"\noid"),
+    "line ends of Windows": in_other_words(b"\n", b"\r\n"),
+    "no last line end": POINTER.rstrip(),
+    "blank lines": b"\n" + in_other_words(b"\n", b"\n\n"),
+    "padded": POINTER + b" " * (1023 - len(POINTER)),
+}
+# git-lfs leaves these in the place of the file.
+THROUGH_AN_EDITOR = {
+    "byte-order mark": b"\xef\xbb\xbf" + POINTER,
+    "UTF-16": POINTER.decode().encode("utf-16"),
+    "upper case": in_other_words(OID.encode(), OID.upper().encode()),
+    "another order": b"".join(POINTER.splitlines(True)[n] for n in (0, 2, 1)),
+    "another key": POINTER + b"x-note a\n",
+    "spaces at the ends": in_other_words(b"\n", b" \n"),
+    "http": in_other_words(b"https", b"http"),
+}
+
+
+@pytest.mark.parametrize(
+    "blob", [*OTHER_WORDS.values(), *THROUGH_AN_EDITOR.values()], ids=[*OTHER_WORDS, *THROUGH_AN_EDITOR]
+)
+def test_a_pointer_in_other_words(blob: bytes, tmp_path: Path) -> None:
+    assert read_pointer(blob) == parse_pointer(blob) == Pointer(OID, 9976578928)
+    (tmp_path / "file").write_bytes(blob)
+    assert holds_pointer(tmp_path / "file", (tmp_path / "file").lstat())
+
+
+@pytest.mark.parametrize("name", [*OTHER_WORDS, *THROUGH_AN_EDITOR])
+def test_which_of_them_git_lfs_reads_too(name: str) -> None:
+    blob = {**OTHER_WORDS, **THROUGH_AN_EDITOR}[name]
+    done = subprocess.run(["git", "lfs", "pointer", "--check", "--stdin"], input=blob, check=False, capture_output=True)
+    assert (done.returncode == 0) is (name in OTHER_WORDS)
+
+
+def test_a_pointer_names_its_extensions() -> None:
+    found = parse_pointer(OTHER_WORDS["extension"])
+    assert found is not None
+    assert found.extensions == ("case",)
+    assert parse_pointer(POINTER).extensions == ()  # type: ignore[union-attr]  # a test above holds it
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**63 - 1])
+def test_sizes(size: int) -> None:
+    assert parse_pointer(in_other_words(b"9976578928", str(size).encode())) == Pointer(OID, size)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        in_other_words(b"spec/v1", b"spec/v2"),
+        in_other_words(b"sha256:", b"md5:"),
+        in_other_words(OID.encode(), b"../../etc/passwd"),
+        in_other_words(OID.encode(), OID.encode() + b"ab"),
+        in_other_words(b"9976578928", b"-1"),
+        in_other_words(b"9976578928", b"many"),
+        in_other_words(b"9976578928", b"1_000"),
+        in_other_words(b"9976578928", str(2**63).encode()),
+        in_other_words(b"9976578928", b"9" * 800),
+        POINTER + b"size 5\n",
+        POINTER[:60],
+    ],
+)
+def test_a_pointer_that_names_no_content_is_told(blob: bytes) -> None:
+    assert isinstance(read_pointer(blob), str)
+    assert parse_pointer(blob) is None
+
+
+@pytest.mark.parametrize("blob", [b"", b"{}", b"version 1", b"x" + POINTER, POINTER + b" " * 1024, b"\xff\xfe\xff"])
+def test_what_is_no_pointer_at_all(blob: bytes) -> None:
+    assert read_pointer(blob) is None
 
 
 @pytest.mark.parametrize(

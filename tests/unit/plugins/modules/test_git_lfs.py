@@ -212,6 +212,38 @@ def test_include_and_exclude(hub: FakeHub, dest: Path, clone: Callable[..., Outc
     assert tree(dest) == files
 
 
+@pytest.mark.parametrize(
+    "version", ["https://git-lfs.github.com/spec/v1", "https://hawser.github.com/spec/v1", "http://git-media.io/v/2"]
+)
+def test_pointers_of_older_programs(
+    hub: FakeHub, dest: Path, clone: Callable[..., Outcome], version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.pointer = lambda content: pointer(content).replace(b"https://git-lfs.github.com/spec/v1", version.encode())
+    commit = hub.commit(NAME, {**FILES, "empty.bin": b""})
+    outcome = clone(commit)
+    assert (outcome.lfs_objects, tree(dest)) == (4, {**FILES, "empty.bin": b""})
+    assert not clone(commit, verify="full").changed
+    (dest / "tokenizer.model").write_bytes(hub.pointer(TOKENIZER))
+    assert clone(commit).changed
+    assert tree(dest)["tokenizer.model"] == TOKENIZER
+
+
+def test_a_pointer_that_names_no_content(hub: FakeHub, dest: Path, clone: Callable[..., Outcome]) -> None:
+    hub.pointer = lambda content: pointer(content).replace(b"sha256:", b"md5:")
+    commit = hub.commit(NAME, FILES)
+    assert cause(clone, commit) == "lfs_pointer"
+    assert tree(dest) == {}
+    assert clone(commit, exclude=("*.safetensors", "*.model")).changed
+    assert sorted(tree(dest)) == [".gitattributes", "config.json", "scripts/run me.sh"]
+
+
+def test_a_pointer_with_an_extension(hub: FakeHub, dest: Path, clone: Callable[..., Outcome]) -> None:
+    hub.pointer = lambda content: pointer(content).replace(b"oid", b"ext-0-case sha256:" + b"0" * 64 + b"\noid")
+    outcome = clone(hub.commit(NAME, FILES))
+    assert tree(dest) == FILES
+    assert "git-lfs extension case" in outcome.warnings[0]
+
+
 def test_two_files_with_one_content(hub: FakeHub, dest: Path, clone: Callable[..., Outcome]) -> None:
     commit = hub.commit(NAME, {"a.bin": FIRST, "b/c.bin": FIRST, "empty.txt": b""})
     assert clone(commit).lfs_objects == 1

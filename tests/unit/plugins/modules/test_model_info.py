@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import (
 )
 from ansible_collections.vicuna.fleet.plugins.modules import model_info
 
-from ..fake_hub import TOKEN, FakeHub
+from ..fake_hub import IN_LFS, TOKEN, FakeHub
 
 NAME, GATED = "org/vicuna-test", "gated/vicuna-test"
 FIRST, SECOND, OTHER = b"first" * 900, b"second" * 900, b"other" * 900
@@ -73,6 +74,68 @@ def test_what_a_repository_says(hub: FakeHub, run: Run) -> None:
     assert found["download_bytes"] == len(FIRST) + len(SECOND) + len(OTHER) + len(b"tokens")
     assert len(found["objects"]) == 4
     assert found["quantisation"] == ""
+
+
+@pytest.mark.parametrize("config", ["", "[lfs]\n\turl = {url}/org/vicuna-test.git/info/lfs\n"])
+def test_a_config_that_is_itself_in_lfs(hub: FakeHub, run: Run, config: str) -> None:
+    hub.in_lfs = (*IN_LFS, ".json")
+    files = {**FILES, ".lfsconfig": config.format(url=hub.url).encode()} if config else FILES
+    hub.commit(NAME, files)
+    found = run()["model"]
+    assert found["config"] == {"model_type": "llama", "hidden_size": 64}
+    assert [file["path"] for file in found["files"]] == ["model-1.safetensors", "model-2.safetensors"]
+    assert len(found["objects"]) == 6
+    small = [hashlib.sha256(FILES[name]).hexdigest() for name in ("config.json", "model.safetensors.index.json")]
+    assert hub.served == small, "and no byte of the weights"
+    assert run()["cached"]
+
+
+def test_a_config_in_lfs_of_a_gated_repository(hub: FakeHub, run: Run) -> None:
+    hub.in_lfs = (*IN_LFS, ".json")
+    hub.commit(GATED, FILES)
+    assert run(name=GATED, token=TOKEN)["model"]["config"] == {"model_type": "llama", "hidden_size": 64}
+
+
+def test_a_config_in_lfs_on_a_disk(hub: FakeHub, run: Run) -> None:
+    hub.in_lfs = (*IN_LFS, ".json")
+    commit = hub.commit(NAME, FILES)
+    repo = f"file://{hub.root / NAME}"
+    missing = run(commit, repo=repo)
+    assert (missing["failed"], missing["cause"]) == (True, "lfs_object_missing")
+    assert "config.json" in missing["msg"]
+    for content in (FILES["config.json"], FILES["model.safetensors.index.json"]):
+        oid = hashlib.sha256(content).hexdigest()
+        place = hub.root / NAME / "lfs/objects" / oid[:2] / oid[2:4] / oid
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+    assert run(commit, repo=repo)["model"]["config"] == {"model_type": "llama", "hidden_size": 64}
+
+
+@pytest.mark.parametrize(("fault", "cause"), [("missing", "lfs_object_missing"), ("damaged", "damaged_transfer")])
+def test_a_config_in_lfs_that_cannot_be_had(hub: FakeHub, run: Run, fault: str, cause: str) -> None:
+    hub.in_lfs = (*IN_LFS, ".json")
+    hub.commit(NAME, FILES)
+    oid = hashlib.sha256(FILES["config.json"]).hexdigest()
+    if fault == "missing":
+        del hub.objects[oid]
+    else:
+        hub.damaged.add(oid)
+    result = run()
+    assert (result["failed"], result["cause"]) == (True, cause)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid md5:0\nsize 5\n", "no line 'oid sha256:'"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 99999999\n" % (b"a" * 64), "99999999 bytes"),
+    ],
+)
+def test_a_config_that_is_a_pointer_and_no_more(hub: FakeHub, run: Run, pointer: bytes, told: str) -> None:
+    hub.commit(NAME, {**FILES, "config.json": pointer})
+    result = run()
+    assert (result["failed"], result["cause"]) == (True, "lfs_pointer")
+    assert all(part in result["msg"] for part in ("Found: config.json", told, "Expected: ", "Remedy: "))
 
 
 def test_no_byte_of_the_weights_is_fetched(hub: FakeHub, run: Run) -> None:

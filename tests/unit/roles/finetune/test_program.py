@@ -210,7 +210,7 @@ def test_a_base_is_checked(tmp_path: Path) -> None:
     for name in ("b-1.safetensors", "b-2.safetensors"):
         (base / name).write_bytes(b"weights")
     base_model.check_base(base)
-    (base / "b-2.safetensors").write_bytes(base_model.POINTER + b"v1\n")
+    (base / "b-2.safetensors").write_bytes(base_model.POINTERS[0] + b"v1\n")
     with pytest.raises(BadInput, match="git-lfs pointer"):
         base_model.check_base(base)
 

@@ -29,7 +29,11 @@ KEPT = (
 # The licence of a base goes with what is made of it.
 KEPT_PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 DTYPES = ("float16", "bfloat16", "float32")
-POINTER = b"version https://git-lfs.github.com/spec/"
+POINTERS = (
+    b"version https://git-lfs.github.com/spec/",
+    b"version https://hawser.github.com/spec/",
+    b"version http://git-media.io/v/",
+)
 FETCH = "fetch it again with playbooks/fetch.yml"
 
 
@@ -49,7 +53,7 @@ def check_base(base: Path) -> dict[str, t.Any]:
         if not path.is_file():
             raise BadInput(f"{base} lacks {name}, which its index names; {FETCH}")
         with path.open("rb") as stream:
-            if stream.read(len(POINTER)) == POINTER:
+            if stream.read(64).startswith(POINTERS):
                 raise BadInput(f"{path} is a git-lfs pointer: expected the file itself; {FETCH}")
     return config
 
