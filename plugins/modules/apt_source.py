@@ -16,8 +16,8 @@ description:
   - C(apt-get update) is run with copies of the files before. Only if APT takes them are the files themselves changed.
     If it does not, all of them are as they were, and the module fails with APT's own words.
   - Older sources are found by where they lead to, in C(sources.list) and in every file of C(sources.list.d) that APT
-    reads, whatever the file is called. A line becomes a comment; a stanza gets C(Enabled: no), or loses the URL where
-    it has others. All else in the file stays as it is.
+    reads, whatever the file is called. A line becomes a comment; a stanza has C(Enabled) set to C(no), or loses the URL
+    where it has others. All else in the file stays as it is.
   - Where the host's APT is configured to look for its sources elsewhere, they are looked for and written there.
 options:
   name:
