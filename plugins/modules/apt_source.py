@@ -28,7 +28,6 @@ options:
     description: URLs of the repository. With O(like), a mirror in place of the host's own one.
     type: list
     elements: str
-    default: []
   suites:
     description: Suites of the repository; C(/) for a flat one.
     type: list
@@ -147,7 +146,7 @@ def added(module: AnsibleModule, apt: Apt, own: Path, texts: dict[Path, str]) ->
     if not components:
         return ""
     sources = [source for path, text in texts.items() for source in apt_sources.parse(str(path), text)]
-    mirror = next(iter(params["uris"]), "")
+    mirror = next(iter(params["uris"] or []), "")
     return apt_sources.like(sources, targets, main[0], uri=mirror, name=params["name"], components=components)
 
 
@@ -195,7 +194,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "uris": {"type": "list", "elements": "str", "default": []},
+            "uris": {"type": "list", "elements": "str"},
             "suites": {"type": "list", "elements": "str"},
             "components": {"type": "list", "elements": "str", "default": []},
             "architectures": {"type": "list", "elements": "str", "default": []},
@@ -212,6 +211,7 @@ def main() -> None:
         },
         required_one_of=[["suites", "like"]],
         mutually_exclusive=[["suites", "like"]],
+        required_by={"suites": ["uris"]},
         supports_check_mode=True,
     )
     apt = Apt(module)

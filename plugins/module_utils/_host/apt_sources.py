@@ -164,13 +164,17 @@ def parse_targets(out: str) -> list[Target]:
 
 
 def of_archive(targets: Iterable[Target], origin: str, codename: str) -> list[Target]:
-    """The host's own sources of a release of a distribution's archive: its component main, without pockets."""
+    """The host's own sources of a release of a distribution's archive: its component main, without pockets.
+
+    A disc that the system was installed from is none: it has no further components, and is in no drive.
+    """
     return [
         target
         for target in targets
         if (target.origin, target.component, target.codename) == (origin, "main", codename)
         # Ubuntu's pockets, as noble-updates, have the codename of the release itself.
         and ("-" not in target.suite or target.suite == codename)
+        and not target.uri.startswith("cdrom:")
     ]
 
 

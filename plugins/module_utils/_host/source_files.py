@@ -45,8 +45,12 @@ def diff(before: Mapping[Path, str], after: Mapping[Path, str]) -> list[dict[str
         {
             "before_header": str(path),
             "after_header": str(path),
-            "before": mask(before.get(path, "")),
-            "after": mask(text),
+            "before": _shown(before.get(path, "")),
+            "after": _shown(text),
         }
         for path, text in after.items()
     ]
+
+
+def _shown(text: str) -> str:
+    return mask(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,18 @@ def test_the_look_is_the_only_task_where_all_is_well(name: str) -> None:
     changes, variables, converged = CONVERGED[name]
     found = decide("Ubuntu 24.04", {**LOADED, **HELD, **changes}, variables, ["converged"])
     assert found["converged"] is converged
+
+
+def test_unattended_upgrades_are_kept_off_the_driver_alone() -> None:
+    template = (ROLE / "templates/52nvidia-driver.j2").read_text(encoding="utf-8")
+    packages = dict.fromkeys(["nvidia-kernel-dkms", "libcuda1", "nvidia-firmware-580-server-580.95.05"], "1")
+    variables = {"__nvidia_driver_driver": {"packages": packages}, "ansible_managed": "managed"}
+    text = Templar(loader=DataLoader(), variables=variables).template(trust_as_template(template))
+    patterns = re.findall(r'^ {4}"(.*)";$', text, re.MULTILINE)
+    # unattended-upgrades takes them as regular expressions that match from the start of a name.
+    assert [name for name in packages if not any(re.match(pattern, name) for pattern in patterns)] == []
+    others = ["nvidia-crashdump", "nvidia-container-toolkit", "libcuda1-dev", "nvidia-kernel-dkms-extra"]
+    assert [name for name in others if any(re.match(pattern, name) for pattern in patterns)] == []
 
 
 @pytest.fixture(scope="module")

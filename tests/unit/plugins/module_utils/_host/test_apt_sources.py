@@ -68,6 +68,12 @@ def test_ubuntus_release_is_no_pocket_of_it() -> None:
     assert of_archive(NOBLE, "Debian", "noble") == of_archive(NOBLE, "Ubuntu", "jammy") == []
 
 
+def test_a_disc_is_no_source_to_add_to() -> None:
+    disc = Target("Debian", "trixie", "trixie", "main", "cdrom:[Debian GNU/Linux 13]/", "/etc/apt/sources.list:1")
+    mirror = Target("Debian", "trixie", "trixie", "main", "http://d.example/debian/", "/etc/apt/sources.list:3")
+    assert of_archive([disc, mirror], "Debian", "trixie") == [mirror]
+
+
 @pytest.mark.parametrize(
     ("mirror", "uri"),
     [("", "http://archive.ubuntu.com/ubuntu/"), ("http://mirror.example/u", "http://mirror.example/u")],
