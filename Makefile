@@ -57,7 +57,7 @@ lint: venv
 	@tools/readme_tables.py --check
 
 unit: venv
-	@PATH=$$PATH:/usr/sbin sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq haproxy
+	@PATH=$$PATH:/usr/sbin sandbox/prerequisites.sh $(PYTHON) git-lfs curl jq haproxy gpg gpg-agent
 	@echo "Unit and contract tests"
 	@# A test that hangs fails with its stack; the slowest takes half a minute.
 	@pytest --quiet --numprocesses=3 --dist=loadfile --timeout=300 --junitxml=reports/junit-unit.xml

@@ -50,8 +50,9 @@ _ZERO = re.compile(r"[+-]?0(?:0*|[xX]0+)")
 _ONE_LINER = re.compile(r"\s*(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^\]]*)\])?(?P<rest>.*)")
 # GetListOfFilesInDir passes over every other name in sources.list.d.
 _FILE_NAME = re.compile(r"(?!\.)[A-Za-z0-9_:.-]*\.(?:list|sources)")
+# Warnings after which a list is missing, or is an old one.
 _FAILED = re.compile(
-    r"Failed to fetch|GPG error|error occurred during the signature|does not have a Release|is not signed"
+    r"Failed to fetch|GPG error|signature verification|does not have a Release|is (?:not|no longer) signed"
 )
 
 

@@ -144,6 +144,10 @@ TWICE = "W: Target Packages (main/binary-amd64/Packages) is configured multiple 
 GPG = (
     "W: GPG error: http://d.example/debian bookworm InRelease: The following signatures ... NO_PUBKEY 1234567890ABCDEF"
 )
+# apt 3.0, which verifies by sqv
+SQV = (
+    "W: OpenPGP signature verification failed: http://no-such.invalid/linux/debian bookworm InRelease: Missing key 1234"
+)
 UNSIGNED = "E: The repository 'http://d.example/debian bookworm InRelease' is not signed."
 CONFLICT = "E: Conflicting values set for option Signed-By regarding source http://x.example/d/ bookworm: /a != /b"
 LIST = "E: The list of sources could not be read."
@@ -155,6 +159,7 @@ LIST = "E: The list of sources could not be read."
         (0, [], ""),
         (0, ["Hit:1 http://no-such.invalid/linux/debian bookworm InRelease", LEGACY, TWICE], ""),
         (0, [FETCH, SOME], FETCH),
+        (0, [SQV], SQV),
         (0, [FETCH.replace("no-such", "other"), SOME], ""),
         (100, [CONFLICT, LIST], f"{CONFLICT} {LIST}"),
         (100, [TWICE, GPG, UNSIGNED], f"{GPG} {UNSIGNED}"),
