@@ -35,6 +35,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._fetch_progress impor
     Progress,
     done_line,
     parse_progress,
+    repaired_line,
 )
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem
 from ansible_collections.vicuna.fleet.plugins.plugin_utils._fetch_board import Board, close_run, peer_key
@@ -162,6 +163,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         args, hidden = self._arguments()
         try:
             done = self._converge(args)
+            if done.get("repaired") and not (done.get("failed") or done.get("job") or self._task.check_mode):
+                self._say(repaired_line(self._host, done["repaired"], done.get("kept") or []))
         finally:
             if not self._task.async_val:
                 self._remove_tmp_path(self._connection._shell.tmpdir)

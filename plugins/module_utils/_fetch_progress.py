@@ -220,6 +220,12 @@ def done_line(host: str, progress: Progress) -> str:
     return f"{said}, every object verified"
 
 
+def repaired_line(host: str, names: Sequence[str], kept: Sequence[str]) -> str:
+    """gpu-1: restored model.safetensors, damaged or changed on this host; what it held is in /model/.lfs/bad/…"""
+    said = f"{host}: restored {', '.join(names)}, damaged or changed on this host"
+    return f"{said}; what was changed is in {', '.join(kept)}" if kept else said
+
+
 def left_lines(entries: Iterable[Entry]) -> list[str]:
     """What a run that was interrupted leaves behind: the fetches that go on, and how to end them."""
     left = sorted((entry for entry in entries if not entry.ended), key=lambda entry: natural(entry.host))

@@ -32,12 +32,15 @@ class Problem:
     def renamed(self, variables: t.Mapping[str, str]) -> Problem:
         """The same in the words of a caller that calls the settings otherwise than the role ``model`` does.
 
-        variables: what to say in the place of ``model_NAME``, by NAME.
+        variables: what to say in the place of ``model_NAME``, by NAME; where there are some, any other is called an
+        option.
         """
 
         def words(text: str) -> str:
-            return re.sub(r"\bmodel_(\w+)", lambda match: variables.get(match[1], match[0]), text)
+            return re.sub(r"\bmodel_(\w+)", lambda match: variables.get(match[1], f"the option {match[1]}"), text)
 
+        if not variables:
+            return self
         return dataclasses.replace(self, expected=words(self.expected), remedy=words(self.remedy))
 
 

@@ -163,6 +163,8 @@ class Request:
     mirror: str = ""
     peers: dict[str, t.Any] = field(default_factory=dict)
     connections: int = 8
+    # What the caller calls the settings that messages name.
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -181,6 +183,7 @@ class Outcome:
     job: dict[str, t.Any] = field(default_factory=dict)
     verified: int = 0
     repaired: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -199,8 +202,8 @@ class Listing:
 class Finding:
     """One file: good, to be linked from the store, or not to be had here.
 
-    fault: damaged, edited by a person, or neither. bad_object: the store's object has another content than its name
-    says.
+    fault: damaged, altered (a large file that was written to), edited by a person, or none of them. bad_object: the
+    store's object has another content than its name says.
     """
 
     verdict: str
@@ -220,6 +223,7 @@ class Survey:
     to_write: list[Entry] = field(default_factory=list)
     bad_objects: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    altered: list[Entry] = field(default_factory=list)
     edited: list[str] = field(default_factory=list)
     verified: int = 0
 
@@ -447,7 +451,7 @@ class Clone:
                         "mount_point",
                         f"{self.link} is a mount point, which cannot be renamed to make room for several revisions.",
                         "a directory, or nothing.",
-                        f"mount the file system at {self.link.parent}, or set model_side_by_side: false.",
+                        f"mount the file system at {self.link.parent}.",
                     )
                 )
         self._refuse_read_only(self.link.parent, self.store.path)
@@ -569,6 +573,7 @@ class Clone:
             for oid in survey.bad_objects:  # so that the run that fetches need not read everything to find them again
                 self.store.distrust(oid)
             return self._summary(commit, {entry.path: {} for entry in entries}, entries)
+        outcome.repaired = sorted(survey.damaged)
         self._quarantine(survey.bad_objects)
         if not request.wait:  # the run that links what comes does not read everything again
             self._write_blobs(git, [entry for entry in survey.to_write if entry.path in survey.damaged])
@@ -586,7 +591,7 @@ class Clone:
             planned=entries,
         )
         for entry in survey.to_link + survey.to_fetch:
-            self._link(entry)
+            self._put(entry, survey)
         self._write_blobs(git, survey.to_write)
         for entry in survey.to_mode:
             (self.dest / entry.path).chmod(entry.permissions)
@@ -610,7 +615,7 @@ class Clone:
             self._forget_objects(dropped)
         outcome.downloaded_bytes = downloaded
         outcome.verified = survey.verified
-        outcome.repaired = sorted(survey.damaged)
+        outcome.kept.sort()
         return self._summary(commit, files, entries)
 
     def _preview(self, git: Git, commit: str = "") -> Outcome:
@@ -743,6 +748,8 @@ class Clone:
             whole = not survey.work
             for entry in survey.good.values():
                 self._store_once(entry)
+            for entry in survey.altered:  # it goes with this directory, when that is removed
+                self._keep(entry, self.dest / entry.path)
             files = {entry.path: self._record(entry) for entry in survey.good.values()}
             if whole:
                 self._configure(git, listing)
@@ -826,7 +833,7 @@ class Clone:
                     "side_by_side",
                     f"{self.link} is a link to {directory.name}, one of several revisions side by side.",
                     "a directory that holds one revision.",
-                    "set model_side_by_side: true, or remove the link and choose what is to be there.",
+                    "set the option side_by_side, or remove the link and choose what is to be there.",
                 )
             )
 
@@ -949,6 +956,8 @@ class Clone:
                     continue
                 if finding.fault:
                     (survey.edited if finding.fault == "edited" else survey.damaged).append(entry.path)
+                if finding.fault == "altered":
+                    survey.altered.append(entry)
                 if finding.bad_object and entry.oid not in survey.bad_objects:
                     survey.bad_objects.append(entry.oid)
                 if not entry.pointer:
@@ -988,10 +997,11 @@ class Clone:
         return Finding("link" if good else "missing", read + 1, fault, bad_object=not good)
 
     def _fault(self, entry: Entry, path: Path, status: os.stat_result, known: _Records) -> str:
-        """Whether a file of other content was damaged, or edited by a person; neither, if it is what was there before.
+        """What has become of a file of other content; nothing, if it is what was there before.
 
-        A file with the stamp of its verification was not written by anybody since: the disk has changed it. What a
-        clone without git-lfs or a full disk has left, a pointer or nothing, is nobody's work.
+        A large file that was written to or cut short is kept, and the right one is put back. A file with the stamp of
+        its verification was not written by anybody since: the disk has changed it. What a clone without git-lfs or a
+        full disk has left, a pointer or nothing, is nobody's work.
         """
         if entry.path not in known or stat.S_ISDIR(status.st_mode):
             return ""  # _refuse_overwriting sees to it
@@ -1001,7 +1011,9 @@ class Clone:
         loss = "damaged" if own.get("oid") == entry.oid and "stamp" in own else ""
         if status.st_size == 0 or holds_pointer(path, status) or own.get("stamp") == stamp(status):
             return loss
-        return "" if self._was_put_there(path, entry.path, status, known) else "edited"
+        if self._was_put_there(path, entry.path, status, known):
+            return ""
+        return "altered" if known[entry.path].get("lfs") and entry.pointer and not entry.is_text else "edited"
 
     def _was_put_there(self, path: Path, name: str, status: os.stat_result, known: _Records) -> bool:
         """Whether a file has the content that some revision, or a run that was killed, has put there."""
@@ -1141,7 +1153,7 @@ class Clone:
             if wanted and entry.pointer and entry.pointer.extensions:
                 names = ", ".join(entry.pointer.extensions)
                 self.outcome.warnings.append(
-                    f"{entry.path} went through the git-lfs extension {names} before it was stored; it is put here as stored"
+                    f"{entry.path} went through the git-lfs extension {names} before it was stored: it is here as such"
                 )
         faults = [f"{entry.path}: {entry.fault}" for entry in listing.entries if entry.fault]
         if faults and not everything:
@@ -1188,7 +1200,7 @@ class Clone:
             return 0
         # A part has its full size from the start; its blocks are what has arrived.
         here = sum(min(entry.size, blocks_on_disk(self.store.part(oid))) for oid, entry in wanted.items())
-        self._require_space(survey.missing_bytes - here, {entry.oid for entry in survey.to_link} | set(wanted))
+        self._require_space(survey.missing_bytes - here, survey)
         if self._head(git) != commit:
             git("read-tree", commit)  # git-lfs reads .lfsconfig from the index where the tree has none yet
         try:
@@ -1232,6 +1244,7 @@ class Clone:
             connections=request.connections,
             bandwidth_limit=request.bandwidth_limit,
             timeout=request.timeout,
+            variables=request.variables,
         )
 
     def _origin(self, git: Git, endpoint: str, pointers: t.Iterable[Pointer]) -> Origin:
@@ -1298,7 +1311,7 @@ class Clone:
             wanted.setdefault(entry.oid, []).append(entry)
         if not wanted or self.source is None:
             return 0
-        self._require_space(survey.missing_bytes, {entry.oid for entry in survey.to_link} | set(wanted))
+        self._require_space(survey.missing_bytes, survey)
         taken = self.source.take(wanted, self.store)
         survey.verified += len(taken)
         lacking = sorted(entries[0].path for oid, entries in wanted.items() if oid not in taken)
@@ -1324,21 +1337,43 @@ class Clone:
         self._age(stored)
         return self.store.verify(entry.pointer)
 
-    def _require_space(self, needed: int, wanted: set[str]) -> None:
+    def _require_space(self, needed: int, survey: Survey) -> None:
         """Refuse before the first byte what cannot end well; objects of older revisions give way first."""
+        wanted = {entry.oid for entry in survey.to_link + survey.to_fetch}
         if self._free() < needed + DISK_MARGIN:
             self._forget_objects(self._stored_objects() - wanted)
             self._forget_parts(wanted)
+        if self._free() < needed + DISK_MARGIN:
+            self._give_up_cut(survey.altered)
         free = self._free()
         if free < needed + DISK_MARGIN:
+            kept = [str(path) for path in self.store.all_kept()]
+            kept += [str(self.dest / entry.path) for entry in survey.altered if lstat(self.dest / entry.path)]
+            changed = f" remove or move away what was changed on this host ({', '.join(kept)})," if kept else ""
             raise GitLfsError(
                 Problem(
                     "disk_full",
                     f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free at {self.store.path}.",
                     f"{(needed + DISK_MARGIN) / 1e9:.2f} GB free.",
-                    "free space there, choose another model_root, lower model_keep_revisions, or leave files out with "
-                    "model_exclude.",
+                    f"free space there,{changed} choose another model_root, lower model_keep_revisions, or leave files "
+                    "out with model_exclude.",
                 )
+            )
+
+    def _give_up_cut(self, altered: t.Iterable[Entry]) -> None:
+        """A file that was cut short holds nobody's work: it makes room for the whole one."""
+        for entry in altered:
+            path = self.dest / entry.path
+            status = path.lstat()
+            if status.st_size >= entry.size:
+                continue
+            stored = (self.store.object(entry.oid), self.store.bad(entry.oid))
+            for name in (path, *self._also_in(entry, status), *stored):
+                other = lstat(name)
+                if other is not None and os.path.samestat(other, status):
+                    name.unlink()
+            self.outcome.warnings.append(
+                f"{path} had been cut to {status.st_size} of {entry.size} bytes, and was removed to make room for it"
             )
 
     def _forget_parts(self, wanted: set[str]) -> None:
@@ -1385,7 +1420,8 @@ class Clone:
                 path.unlink()
                 self.store.stamp_path(oid).unlink(missing_ok=True)
             if status is None or status.st_nlink == 1:
-                for leftover in (self.store.part(oid), self.store.map(oid), self.store.bad(oid)):
+                leftovers = (self.store.part(oid), self.store.map(oid), self.store.bad(oid))
+                for leftover in (*leftovers, *self.store.all_kept(oid)):
                     leftover.unlink(missing_ok=True)
 
     def _quarantine(self, oids: t.Iterable[str]) -> None:
@@ -1402,10 +1438,12 @@ class Clone:
 
     # -- the tree
 
-    def _parent(self, path: Path) -> Path:
+    def _made(self, name: str) -> Path:
+        """The path of a file whose directories are there."""
+        path = self.dest / name
         for directory in reversed(path.relative_to(self.dest).parents):
             (self.dest / directory).mkdir(mode=0o755, exist_ok=True)
-        return path.parent
+        return path
 
     @staticmethod
     def _age(path: Path) -> None:
@@ -1413,10 +1451,55 @@ class Clone:
         if path.lstat().st_mtime > time.time() - YOUNG:
             backdate(path)
 
-    def _link(self, entry: Entry) -> None:
+    def _put(self, entry: Entry, survey: Survey) -> None:
+        """Put an object into the tree; in the place of a damaged file with the time of now."""
+        path = self.dest / entry.path
+        before = lstat(path)
+        if entry.path not in survey.damaged or before is None:
+            self._link(entry)
+            return
+        elsewhere = self._also_in(entry, before)
+        if entry in survey.altered:
+            self._keep(entry, path)
+        # A process that was started before has the old content: the time tells, even if this run is killed now.
+        backdate(self._object(entry))
+        self.store.put_stamp(entry.oid, durable=bool(self.store.stamp(entry.oid).get("durable")))
+        for other in [*elsewhere, path]:
+            self._link(entry, other)
+
+    def _also_in(self, entry: Entry, status: os.stat_result) -> list[Path]:
+        """The same file in the directories of other revisions."""
+        if not self.request.side_by_side:
+            return []
+        found = []
+        for directory in side_by_side.revisions(self.link):
+            for name, record in State(directory / ".git" / STATE_FILE).files.items():
+                other = lstat(directory / name)
+                if directory != self.dest and record.get("oid") == entry.oid and other is not None:
+                    found += [directory / name] if os.path.samestat(other, status) else []
+        return found
+
+    def _keep(self, entry: Entry, path: Path) -> None:
+        kept = self.store.kept(entry.oid, path.name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f".{kept.name}.vicuna-fleet")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            _move(path, temporary)
+        temporary.replace(kept)
+        temporary.unlink(missing_ok=True)  # rename does nothing when both names are one file already
+        if str(kept) not in self.outcome.kept:
+            self.outcome.kept.append(str(kept))
+            self.outcome.warnings.append(f"{path} was changed on this host: what it held is in {kept}")
+
+    def _link(self, entry: Entry, target: Path | None = None) -> None:
         """Put an object into the tree as a hard link; as a reflink or a copy where the file system has no links."""
-        target, stored = self.dest / entry.path, self._object(entry)
-        temporary = self._parent(target) / f".{target.name}.vicuna-fleet"
+        target, stored = target or self._made(entry.path), self._object(entry)
+        temporary = target.with_name(f".{target.name}.vicuna-fleet")
         temporary.unlink(missing_ok=True)
         if stat.S_IMODE(stored.lstat().st_mode) != entry.permissions:
             stored.chmod(entry.permissions)
@@ -1453,7 +1536,7 @@ class Clone:
                     f"{needed / 1e9:.2f} GB are to be copied to {place}, which has {free / 1e9:.2f} GB free and no "
                     f"hard links into {self.store.path}.",
                     "a store on the same file system, or room for a copy.",
-                    "set model_store to a directory on that file system, or free space there.",
+                    "put both on one file system (model_root), or free space there.",
                 )
             )
 
@@ -1487,8 +1570,8 @@ class Clone:
     def _write_blobs(self, git: Git, entries: list[Entry]) -> None:
         contents = dict(self._blobs(git, sorted({entry.blob for entry in entries})))
         for entry in entries:
-            target = self.dest / entry.path
-            temporary = self._parent(target) / f".{target.name}.vicuna-fleet"
+            target = self._made(entry.path)
+            temporary = target.with_name(f".{target.name}.vicuna-fleet")
             temporary.write_bytes(contents[entry.blob])
             temporary.chmod(entry.permissions)
             backdate(temporary)

@@ -783,7 +783,7 @@ def start(options: ServerOptions) -> int:
                     "peer_server",
                     f"the peer server did not start ({said.decode('utf-8', 'replace') or 'it said nothing'}).",
                     "a process that serves the model's objects to the other hosts.",
-                    "run again, or set model_peers to false: every host then reads the origin.",
+                    "run again, or leave model_peer_address empty: every host then reads the origin.",
                 )
             )
         return int(said)

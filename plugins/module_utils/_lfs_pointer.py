@@ -17,6 +17,11 @@ from pathlib import Path
 # A pointer is less than 1024 bytes: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 POINTER_LIMIT = 1024
 CHUNK = 4 * 1024 * 1024
+# What a person edits, also where it is in LFS: text by its name, and no larger than this.
+_TEXT = re.compile(
+    r"(?i)\.(json|jsonl|txt|md|rst|ya?ml|py|sh|jinja2?|j2|toml|cfg|ini|csv|tsv|xml|html?)$|(^|/)(readme|licen[cs]e|notice)$"
+)
+TEXT_LIMIT = 4 * 1024 * 1024
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 # What the programs that became git-lfs wrote; git-lfs reads them all (lfs/pointer.go, v1Aliases).
@@ -52,6 +57,11 @@ class Entry:
     @property
     def size(self) -> int:
         return self.pointer.size if self.pointer else self.blob_size
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a small text file, as its name tells."""
+        return self.size <= TEXT_LIMIT and _TEXT.search(self.path) is not None
 
     @property
     def permissions(self) -> int:

@@ -230,6 +230,13 @@ class Store:
     def bad(self, oid: str) -> Path:
         return self.path / "bad" / oid
 
+    def kept(self, oid: str, name: str) -> Path:
+        """Where a file goes that was changed on this host: it may be somebody's work. One for each object and name."""
+        return self.path / "bad" / f"{oid}.{name[-180:]}"
+
+    def all_kept(self, oid: str = "") -> list[Path]:
+        return sorted((self.path / "bad").glob(f"{oid or '?' * 64}.*"))
+
     def part(self, oid: str) -> Path:
         return self.own / "parts" / oid
 

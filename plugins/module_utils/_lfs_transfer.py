@@ -96,6 +96,8 @@ class Transfer:
     connections: int = 8
     bandwidth_limit: int = 0
     timeout: int = 120
+    # What the caller calls the settings that messages name.
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def serve(self) -> None:
         """Have the other hosts served from a process of its own. To be called before there are threads."""
@@ -155,14 +157,15 @@ class Transfer:
         try:
             yield
         except GitLfsError as error:
-            said = {"cause": error.problem.cause, "msg": str(error.problem), "detail": error.detail}
+            problem = error.problem.renamed(self.variables)
+            said = {"cause": problem.cause, "msg": str(problem), "detail": error.detail}
             self._write({**last.get("progress", {}), "state": "failed", **said}, started)
             raise
         except OSError as error:
-            found = (
-                f"Found: {error}. Expected: a store that can be written. Remedy: check the file system of model_root."
+            problem = Problem(
+                "file_system", f"{error}.", "a store that can be written.", "check the file system of model_root."
             )
-            said = {"cause": "file_system", "msg": found}
+            said = {"cause": problem.cause, "msg": str(problem.renamed(self.variables))}
             self._write({**last.get("progress", {}), "state": "failed", **said}, started)
             raise
         self._write({**last.get("progress", {}), "state": "done"}, started)

@@ -18,8 +18,10 @@ description:
     system has no hard links, they share their blocks (reflink) or are copied.
   - C(git status) in the directory is clean, and git reads no large file to find that out.
   - A run that was cut off is resumed. Objects that had arrived are not fetched again.
-  - Files that were damaged on the host are restored. Files that a person has changed are refused, and all named, before
-    anything changes, unless O(force) is set. Files that did not come from the repository are never touched.
+  - Files that were damaged on the host are restored. A large file that was cut short or written to is fetched again,
+    and what it held is kept in C(bad/) of O(store). Small text files that a person has changed, and links in the place
+    of files, are refused, and all named, before anything changes, unless O(force) is set. Files that did not come from
+    the repository are never touched.
   - The files of the directory change only after every large file has arrived, and each of them in one step.
 requirements:
   - git 2.31 or later (on the host)
@@ -190,6 +192,14 @@ options:
       - PEM file on the host with certificates of authorities that are trusted for O(repo) besides those of the host.
     type: path
     default: ""
+  variables:
+    description:
+      - What to call settings in messages, by what comes after C(model_) in the names of the role
+        M(vicuna.fleet.model#role), such as C(repo), C(revision), C(token), C(root). A caller other than that role gives
+        the names of its own variables, so that a remedy names what its user can set. What it does not name is called an
+        option.
+    type: dict
+    default: {}
   timeout:
     description:
       - Seconds of silence after which a connection counts as dead. The whole download may take as long as it needs.
@@ -215,7 +225,8 @@ seealso:
   - module: ansible.builtin.git
 notes:
   - An object of the store whose sha256 is wrong is moved to C(bad/) in the store, named in a warning, and removed when
-    a good one is in its place.
+    a good one is in its place, unless it is one of RV(kept). Other revisions that share it get the good one too.
+  - Where there is no room for the whole file, one that was cut short is removed first, and named in a warning.
   - Directories are created with mode V(0755), files with V(0644), or V(0755) where the repository says executable.
 """
 
@@ -322,11 +333,22 @@ verified:
   type: int
   sample: 0
 repaired:
-  description: Files that were damaged or changed on the host, and were restored (in check mode, would be).
+  description:
+    - Files that were damaged or changed on the host, and were restored (in check mode, would be).
+    - Each has the time of its repair as its modification time, so that a process that is older than the file has the
+      old content in its memory. That holds also where the run was killed before it could return anything.
   returned: success
   type: list
   elements: str
   sample: ["pytorch_model-00001-of-00002.bin"]
+kept:
+  description:
+    - Where what such large files held is now, in C(bad/) of O(store), if somebody or something had written to them.
+    - There is one for each file and content. It is removed with the last revision that has the file.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/model/.lfs/bad/4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393.model.safetensors"]
 removed:
   description: Directories of older revisions that were removed (O(keep)).
   returned: success
@@ -358,7 +380,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import Clone, Outcome, Request
 
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
@@ -403,6 +425,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "verify": {"type": "str", "choices": ["changed", "full"], "default": "changed"},
     "ca_path": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 120},
+    "variables": {"type": "dict", "default": {}},
 }
 
 
@@ -422,6 +445,7 @@ def result(outcome: Outcome, repo: str) -> dict[str, t.Any]:
         "missing_bytes": outcome.missing_bytes,
         "verified": outcome.verified,
         "repaired": outcome.repaired,
+        "kept": outcome.kept,
         "removed": outcome.removed,
         **({"job": outcome.job} if outcome.job else {}),
         "diff": {
@@ -431,27 +455,35 @@ def result(outcome: Outcome, repo: str) -> dict[str, t.Any]:
     }
 
 
+def _told(outcome: Outcome, request: Request, verb: str) -> list[str]:
+    """What is said of damaged files, if there are any."""
+    names = ", ".join(outcome.repaired)
+    return [f"files in {request.dest} were damaged or changed on this host and {verb}: {names}"] if names else []
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
-    if params["timeout"] < 1:
-        module.fail_json(
-            msg="Found: timeout is below 1. Expected: seconds. Remedy: correct model_timeout.", cause="timeout"
-        )
-    for name, least, remedy in (
-        ("keep", 1, "correct model_keep_revisions"),
-        ("bandwidth_limit", 0, "correct model_bandwidth_limit"),
-        ("connections", 1, "correct model_connections"),
+
+    def refusal(problem: Problem, detail: str = "") -> dict[str, str]:
+        problem = problem.renamed(params["variables"])
+        return {"msg": str(problem), "cause": problem.cause, "detail": detail}
+
+    for name, least, setting in (
+        ("timeout", 1, "timeout"),
+        ("keep", 1, "keep_revisions"),
+        ("bandwidth_limit", 0, "bandwidth_limit"),
+        ("connections", 1, "connections"),
     ):
         if params[name] < least:
-            module.fail_json(
-                msg=f"Found: {name} is {params[name]}. Expected: {least} or more. Remedy: {remedy}.", cause="settings"
+            problem = Problem(
+                "settings", f"{name} is {params[name]}.", f"{least} or more.", f"correct model_{setting}."
             )
+            module.fail_json(**refusal(problem))
     if not params["revision"] or params["revision"].startswith("-"):
-        module.fail_json(
-            msg="Found: no usable revision. Expected: a full commit id, a tag or a branch. Remedy: set model_revision.",
-            cause="revision_not_found",
-        )
+        expected = "a full commit id, a tag or a branch."
+        problem = Problem("revision_not_found", "no usable revision.", expected, "set model_revision.")
+        module.fail_json(**refusal(problem))
     os.umask(0o022)
     request = Request(
         repo=params["repo"],
@@ -474,27 +506,25 @@ def main() -> None:
         mirror=params["mirror"],
         peers=params["peers"],
         connections=params["connections"],
+        variables={name: str(value) for name, value in params["variables"].items()},
     )
     if request.token and request.repo.startswith("http://"):
         module.warn(f"the token travels unencrypted to {request.repo}; use an https address in model_repo")
+    clone = Clone(request, check_mode=module.check_mode)
+    outcome = clone.outcome
     try:
-        outcome = Clone(request, check_mode=module.check_mode).converge()
+        clone.converge()
     except GitLfsError as error:
-        module.fail_json(msg=str(error.problem), cause=error.problem.cause, detail=error.detail)
+        for warning in [*outcome.warnings, *_told(outcome, request, "could not be restored")]:
+            module.warn(warning)
+        module.fail_json(**refusal(error.problem, error.detail))
     except OSError as error:
-        module.fail_json(
-            msg=f"Found: {error}. Expected: a directory that can be written at {request.dest}. "
-            "Remedy: check the file system of model_root.",
-            cause="file_system",
-            detail="",
-        )
-    for warning in outcome.warnings:
+        expected = f"a directory that can be written at {request.dest}."
+        problem = Problem("file_system", f"{error}.", expected, "check the file system of model_root.")
+        module.fail_json(**refusal(problem))
+    verb = "would be restored" if module.check_mode else "are fetched again" if outcome.job else "were restored"
+    for warning in [*outcome.warnings, *_told(outcome, request, verb)]:
         module.warn(warning)
-    if outcome.repaired:
-        verb = "would be restored" if module.check_mode else "were restored"
-        module.warn(
-            f"files in {request.dest} were damaged or changed on this host and {verb}: {', '.join(outcome.repaired)}"
-        )
     module.exit_json(**result(outcome, request.repo))
 
 

@@ -63,6 +63,10 @@ options:
     description: Seconds of silence after which a connection counts as dead.
     type: int
     default: 120
+  variables:
+    description: What to call settings in messages, as with O(vicuna.fleet.git_lfs#module:variables).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -170,7 +174,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError, Problem
 from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import (
     Listing,
     describe,
@@ -188,30 +192,33 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "ca_path": {"type": "path", "default": ""},
     "cache_dir": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 120},
+    "variables": {"type": "dict", "default": {}},
 }
+
+
+def _refusal(problem: Problem, params: t.Mapping[str, t.Any], detail: str = "") -> dict[str, str]:
+    """What the module fails with, in the words of its caller."""
+    problem = problem.renamed(params.get("variables") or {})
+    return {"msg": str(problem), "cause": problem.cause, "detail": detail}
 
 
 def answer(listing: Listing, cached: bool, params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
     """What the module returns for the files of a commit, and its warnings."""
     model = describe(listing, params["include"], params["exclude"])
     pointer = listing.unread.get("config.json")
+    problem = None
     if pointer:
-        return {
-            "failed": True,
-            "msg": f"Found: config.json in {params['repo']} {pointer}. Expected: the model's configuration. Remedy: "
-            "have it committed to git itself (a line '*.json -filter' in .gitattributes), or correct "
-            "vicuna_model_revision.",
-            "cause": "lfs_pointer",
-            "detail": "",
-        }, []
-    if not model["config"]:
-        return {
-            "failed": True,
-            "msg": f"Found: no readable config.json in {params['repo']}. Expected: the model in the root of its "
-            "repository. Remedy: correct vicuna_model_repo.",
-            "cause": "no_config",
-            "detail": "",
-        }, []
+        problem = Problem(
+            "lfs_pointer",
+            f"config.json in {params['repo']} {pointer}.",
+            "the model's configuration.",
+            "have it committed to git itself (a line '*.json -filter' in .gitattributes), or correct model_revision.",
+        )
+    elif not model["config"]:
+        found = f"no readable config.json in {params['repo']}."
+        problem = Problem("no_config", found, "the model in the root of its repository.", "correct model_repo.")
+    if problem:
+        return {"failed": True, **_refusal(problem, params)}, []
     message = (
         f"commit {model['commit'][:12]}: {model['weights_bytes']} bytes of weights "
         f"({model['weights_format'] or 'none'}), {model['download_bytes']} bytes to download"
@@ -227,10 +234,9 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     if not params["revision"] or params["revision"].startswith("-"):
-        module.fail_json(
-            msg="Found: no usable revision. Expected: a full commit id, a tag or a branch. Remedy: set model_revision.",
-            cause="revision_not_found",
-        )
+        expected = "a full commit id, a tag or a branch."
+        problem = Problem("revision_not_found", "no usable revision.", expected, "set model_revision.")
+        module.fail_json(**_refusal(problem, params))
     try:
         listing, cached = look(
             repo=params["repo"],
@@ -242,14 +248,11 @@ def main() -> None:
             cache_dir=Path(params["cache_dir"]) if params["cache_dir"] else None,
         )
     except GitLfsError as error:
-        module.fail_json(msg=str(error.problem), cause=error.problem.cause, detail=error.detail)
+        module.fail_json(**_refusal(error.problem, params, error.detail))
     except OSError as error:
-        module.fail_json(
-            msg=f"Found: {error}. Expected: a folder that can be written at {params['cache_dir']}. "
-            "Remedy: choose another preflight_cache_dir.",
-            cause="file_system",
-            detail="",
-        )
+        expected = f"a folder that can be written at {params['cache_dir']}."
+        remedy = "choose another folder (preflight_cache_dir, finetune_cache_dir)."
+        module.fail_json(**_refusal(Problem("file_system", f"{error}.", expected, remedy), params))
     result, warnings = answer(listing, cached, params)
     for warning in warnings:
         module.warn(warning)

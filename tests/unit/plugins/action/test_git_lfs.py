@@ -154,7 +154,19 @@ def test_a_transfer_is_followed_and_finished(play):
     assert (result["verified"], result["repaired"]) == (4, ["a", "b"])
     assert "job" not in result
     assert result["invocation"]["module_args"] == {"fetch": True, "wait": True, "verify": "full"}
-    assert played.said == ["gpu-1: 1.00 kB in 10 s, 100 B/s (40 % origin, 60 % peers), every object verified"]
+    assert played.said == [
+        "gpu-1: 1.00 kB in 10 s, 100 B/s (40 % origin, 60 % peers), every object verified",
+        "gpu-1: restored a, b, damaged or changed on this host",
+    ]
+
+
+@pytest.mark.parametrize(("more", "told"), [({}, True), ({"failed": True}, False), ({"job": JOB}, False)])
+def test_what_was_restored_is_told(play, more, told):
+    """Also where no_log hides the result."""
+    played = play([{"changed": True, "repaired": ["a"], "kept": ["/m/.lfs/bad/1.a"], **more}], fetch=False)
+    played.run()
+    line = "gpu-1: restored a, damaged or changed on this host; what was changed is in /m/.lfs/bad/1.a"
+    assert played.said == ([line] if told else [])
 
 
 def test_the_host_is_asked_by_the_plain_shell(play):

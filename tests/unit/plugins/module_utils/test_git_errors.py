@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import (
     GitLfsError,
@@ -446,5 +450,24 @@ def test_what_is_no_secret_stays() -> None:
 def test_a_caller_names_its_own_variables() -> None:
     problem = Problem("x", "model_repo is bad.", "model_repo", "correct model_repo or model_revision; a model_x.")
     found = problem.renamed({"repo": "finetune_dataset_repo", "revision": "the task's revision"})
-    assert found.remedy == "correct finetune_dataset_repo or the task's revision; a model_x."
+    assert found.remedy == "correct finetune_dataset_repo or the task's revision; a the option x."
     assert (found.found, found.expected) == ("model_repo is bad.", "finetune_dataset_repo")
+    assert problem.renamed({}) == problem
+
+
+ROOT = Path(__file__).resolve().parents[4]
+SOURCES = [
+    *ROOT.glob("plugins/module_utils/_git*.py"),
+    *ROOT.glob("plugins/module_utils/_lfs*.py"),
+    *ROOT.glob("plugins/module_utils/_model_*.py"),
+    *(ROOT / f"plugins/{kind}/{name}.py" for kind in ("modules", "action") for name in ("git_lfs", "model_info")),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_each_variable_that_a_message_names_is_one_of_the_role(source: Path) -> None:
+    defaults = yaml.safe_load((ROOT / "roles/model/defaults/main.yml").read_text(encoding="utf-8"))
+    words = r"(?:set|correct|raise|lower|choose another|with|in|renew|or|leave|give hosts a) (model_[a-z_]+)"
+    text = re.sub(r"[\"\n]+\s*f?\"?", " ", source.read_text(encoding="utf-8"))
+    named = set(re.findall(words, re.sub(r" +", " ", text)))
+    assert named <= set(defaults)

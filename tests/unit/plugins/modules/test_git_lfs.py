@@ -669,6 +669,9 @@ def test_the_module_answers(hub: FakeHub, dest: Path, tmp_path: Path) -> None:
     failed = json.loads(run_module({**arguments, "revision": "nowhere"}, tmp_path).communicate(timeout=50)[0])
     assert (failed["failed"], failed["cause"]) == (True, "revision_not_found")
     assert "model_revision" in failed["msg"]
+    own = {**arguments, "revision": "nowhere", "variables": {"revision": "finetune_dataset_revision"}}
+    failed = json.loads(run_module(own, tmp_path).communicate(timeout=50)[0])
+    assert "correct finetune_dataset_revision;" in failed["msg"]
     failed = json.loads(run_module({**arguments, "keep": 0}, tmp_path).communicate(timeout=50)[0])
     assert (failed["failed"], failed["cause"]) == (True, "settings")
     peers = {"name": "a", "key": "s3cret" * 4, "hosts": [{"name": "a", "address": "192.0.2.1", "port": 1}]}

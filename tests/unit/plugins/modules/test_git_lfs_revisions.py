@@ -21,7 +21,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils import _git_lfs, _mod
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import GitLfsError
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_lfs import Clone, Outcome, Request
 
-from ..fake_hub import FakeHub, pointer
+from ..fake_hub import IN_LFS, FakeHub, pointer
 from .test_git_lfs import FILES, FIRST, NAME, SECOND, cause, flip, git_status, oid, run_module, tree
 
 NEW = {**FILES, "model-1.safetensors": b"new" * 9000, "config.json": b'{"model_type": "llama", "new": 1}\n'}
@@ -384,13 +384,14 @@ def test_an_edited_clone_is_not_adopted(hub: FakeHub, link: Path, clone: Run, by
     (link / "model-1.safetensors").write_text("mine too")
     for commit in (first, second):
         for check_mode in (True, False):
-            with pytest.raises(GitLfsError, match=r"config\.json, model-1\.safetensors") as caught:
+            with pytest.raises(GitLfsError, match=r": config\.json\.") as caught:
                 clone(commit, check_mode=check_mode)
             assert caught.value.problem.cause == "local_edits"
     assert beside(link) == [link.name]
     assert not link.is_symlink()
     outcome = clone(first, force=True)
     assert outcome.repaired == ["config.json", "model-1.safetensors"]
+    assert [Path(path).read_text() for path in outcome.kept] == ["mine too"]
     assert tree(link) == FILES
 
 
@@ -496,9 +497,9 @@ def test_rot_that_one_revision_has_found_is_not_served_by_another(
     assert outcome.repaired == ["model-2.safetensors"]
     assert any("quarantine" in text or "/bad/" in text for text in outcome.warnings)
     assert not list((store / "bad").iterdir()), "the good one is in place"
+    assert tree(place(link, first)) == FILES, "it was put right there too, before anybody asks for it"
     outcome = clone(first)
-    assert (outcome.repaired, outcome.downloaded_bytes) == (["model-2.safetensors"], 0)
-    assert tree(place(link, first)) == FILES
+    assert (outcome.repaired, outcome.downloaded_bytes, outcome.verified) == ([], 0, 0)
     assert git_status(place(link, first)) == git_status(place(link, second)) == ""
 
 
@@ -521,21 +522,24 @@ def edit(path: Path) -> None:
 
 
 def test_edits_are_refused_and_named(hub: FakeHub, link: Path, single: Run) -> None:
-    first, second = hub.commit(NAME, FILES), hub.commit(NAME, NEW)
+    """Small text files; also one that is in LFS."""
+    hub.in_lfs = (*IN_LFS, ".md")
+    files = {**FILES, "NOTES.md": b"hello\n"}
+    first, second = hub.commit(NAME, files), hub.commit(NAME, {**NEW, "NOTES.md": b"hello\n"})
     single(first)
     edit(link / "config.json")
-    edit(link / "model-2.safetensors")
+    edit(link / "NOTES.md")
     mine = tree(link)
     hub.served.clear()
     for commit in (first, second):
         for more in ({}, {"verify": "full"}, {"check_mode": True}):
-            with pytest.raises(GitLfsError, match=r": config\.json, model-2\.safetensors\.") as caught:
+            with pytest.raises(GitLfsError, match=r": NOTES\.md, config\.json\.") as caught:
                 single(commit, **more)
             assert caught.value.problem.cause == "local_edits"
             assert "model_force" in caught.value.problem.remedy
     assert (tree(link), hub.served) == (mine, [])
     outcome = single(first, force=True)
-    assert (outcome.repaired, tree(link)) == (["config.json", "model-2.safetensors"], FILES)
+    assert (outcome.repaired, outcome.kept, tree(link)) == (["NOTES.md", "config.json"], [], files)
     assert not single(first).changed
 
 
@@ -544,10 +548,203 @@ def test_an_edit_in_place_spoils_the_object_too(hub: FakeHub, link: Path, single
     single(commit)
     with (link / "model-1.safetensors").open("r+b") as file:
         file.write(b"mine")
-    assert cause(single, commit) == "local_edits"
+    altered = (link / "model-1.safetensors").read_bytes()
+    preview = single(commit, check_mode=True)
+    assert (preview.changed, preview.repaired, preview.kept) == (True, ["model-1.safetensors"], [])
     hub.served.clear()
-    outcome = single(commit, force=True)
+    outcome = single(commit)
     assert (outcome.repaired, hub.served, tree(link)) == (["model-1.safetensors"], [oid(FIRST)], FILES)
+    assert [Path(path).read_bytes() for path in outcome.kept] == [altered]
+
+
+# --- weights that were cut short or altered
+
+
+def cut(path: Path) -> None:
+    """In place, as a full disk or a careless program does it: every link of the file has it."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def kept_in(store: Path) -> list[Path]:
+    return sorted((store / "bad").iterdir()) if (store / "bad").exists() else []
+
+
+@pytest.mark.parametrize("verify", ["changed", "full"])
+def test_weights_that_were_cut_short(hub: FakeHub, link: Path, store: Path, clone: Run, verify: str) -> None:
+    first, second = hub.commit(NAME, FILES), hub.commit(NAME, NEW)
+    clone(first)
+    clone(second)
+    name = "model-2.safetensors"
+    shared = place(link, first) / name
+    assert shared.stat().st_ino == (link / name).stat().st_ino
+    month = time.time() - 30 * 86400
+    os.utime(shared, (month, month))
+    assert clone(second, verify=verify).repaired == []
+    cut(link / name)
+    hub.served.clear()
+    before = time.time()
+    outcome = clone(second, verify=verify)
+    assert (outcome.changed, outcome.repaired, hub.served) == (True, [name], [oid(SECOND)])
+    assert (tree(link), tree(place(link, first))) == (NEW, FILES), "no revision has the bad one now"
+    (kept,) = kept_in(store)
+    assert outcome.kept == [str(kept)]
+    assert kept.name == f"{oid(SECOND)}.{name}"
+    assert kept.read_bytes() == SECOND[: len(SECOND) // 2]
+    assert kept.stat().st_nlink == 1, "no tree and no object shares it"
+    assert any(str(kept) in text for text in outcome.warnings)
+    assert (link / name).stat().st_mtime > before - 6, "what was started before is older than the file"
+    assert not clone(second).changed
+    assert clone(first).repaired == []
+    assert git_status(place(link, first)) == git_status(place(link, second)) == ""
+
+
+def test_weights_of_somebody_else_in_their_place(hub: FakeHub, link: Path, store: Path, clone: Run) -> None:
+    """Another file, not another content: the object is good, and nothing has to be fetched."""
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    name = "model-1.safetensors"
+    month = time.time() - 30 * 86400
+    os.utime(link / name, (month, month))
+    assert clone(commit).repaired == []
+    for content in (b"first try", b"second try"):
+        (link / name).unlink()
+        (link / name).write_bytes(content)
+        hub.served.clear()
+        outcome = clone(commit)
+        assert (outcome.repaired, hub.served, tree(link)) == ([name], [], FILES)
+        assert [path.read_bytes() for path in kept_in(store)] == [content], "one for each file: the last"
+        assert (link / name).stat().st_mtime > time.time() - 60
+        assert clone(commit).verified == 0
+        assert git_status(place(link, commit)) == ""
+
+
+def test_weights_that_were_altered_where_there_are_no_hard_links(
+    hub: FakeHub, link: Path, store: Path, clone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_more: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    cut(link / "model-2.safetensors")
+    hub.served.clear()
+    outcome = clone(commit)
+    assert (outcome.repaired, hub.served, tree(link)) == (["model-2.safetensors"], [], FILES)
+    assert [path.read_bytes() for path in kept_in(store)] == [SECOND[: len(SECOND) // 2]]
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_what_is_no_file_in_the_place_of_weights(
+    hub: FakeHub, link: Path, tmp_path: Path, clone: Run, kind: str
+) -> None:
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    path = link / "model-1.safetensors"
+    path.unlink()
+    if kind == "link":
+        (tmp_path / "mine").write_bytes(FIRST)
+        path.symlink_to(tmp_path / "mine")
+    else:
+        path.mkdir()
+    assert cause(clone, commit) == {"link": "local_edits", "directory": "in_the_way"}[kind]
+    assert path.is_symlink() or path.is_dir()
+
+
+def test_a_repair_that_fails_has_lost_nothing(hub: FakeHub, link: Path, store: Path, clone: Run) -> None:
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    cut(link / "model-2.safetensors")
+    hub.status = 503
+    assert cause(clone, commit, timeout=2) == "server"
+    assert (link / "model-2.safetensors").read_bytes() == SECOND[: len(SECOND) // 2]
+    hub.status = 0
+    outcome = clone(commit)
+    assert (outcome.repaired, tree(link)) == (["model-2.safetensors"], FILES)
+    assert [path.read_bytes() for path in kept_in(store)] == [SECOND[: len(SECOND) // 2]]
+
+
+@pytest.mark.parametrize("step", ["_write_blobs", "_remove_stale", "_write_index"])
+def test_a_killed_repair_is_told_by_the_time_of_the_file(
+    hub: FakeHub, link: Path, store: Path, clone: Run, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    cut(link / "model-2.safetensors")
+    before = time.time()
+
+    def killed(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clone, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            clone(commit)
+    clone(commit)
+    assert tree(link) == FILES
+    assert (link / "model-2.safetensors").stat().st_mtime > before - 6
+    assert [path.read_bytes() for path in kept_in(store)] == [SECOND[: len(SECOND) // 2]]
+    assert not clone(commit).changed
+
+
+def full_until(gone: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk with no room until something is gone."""
+    real = os.statvfs
+
+    def statvfs(path: Any) -> Any:
+        status = real(path)
+        return status if gone() else type("Full", (), {"f_bavail": 1000, "f_frsize": 1, "f_flag": status.f_flag})
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+
+
+def test_a_cut_file_gives_way_where_there_is_no_room(
+    hub: FakeHub, link: Path, store: Path, clone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = hub.commit(NAME, FILES), hub.commit(NAME, NEW)
+    clone(first)
+    clone(second)
+    path = link / "model-2.safetensors"
+    cut(path)
+    number = path.stat().st_ino
+
+    def gone() -> bool:
+        return not any(file.lstat().st_ino == number for file in link.parent.rglob("*") if file.is_file())
+
+    full_until(gone, monkeypatch)
+    outcome = clone(second)
+    assert (outcome.repaired, outcome.kept, tree(link)) == (["model-2.safetensors"], [], NEW)
+    assert any("removed to make room" in text for text in outcome.warnings)
+    assert clone(first).changed
+    assert tree(link) == FILES
+
+
+def test_an_altered_file_does_not_give_way(
+    hub: FakeHub, link: Path, store: Path, clone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    path = link / "model-2.safetensors"
+    with path.open("r+b") as file:
+        file.write(b"mine")
+    full_until(lambda: False, monkeypatch)
+    with pytest.raises(GitLfsError, match="remove or move away what was changed") as caught:
+        clone(commit)
+    assert (caught.value.problem.cause, str(path.resolve()) in caught.value.problem.remedy) == ("disk_full", True)
+    assert path.read_bytes()[:4] == b"mine"
+
+
+def test_what_is_kept_goes_with_the_last_revision_that_has_the_file(
+    hub: FakeHub, link: Path, store: Path, clone: Run
+) -> None:
+    commits = [hub.commit(NAME, {**FILES, "model-1.safetensors": name * 999}) for name in (b"one", b"two", b"six")]
+    clone(commits[0])
+    cut(link / "model-1.safetensors")
+    clone(commits[0])
+    clone(commits[1])
+    assert len(kept_in(store)) == 1
+    clone(commits[2])
+    assert kept_in(store) == []
 
 
 def test_a_killed_change_of_revision_leaves_no_edits(
