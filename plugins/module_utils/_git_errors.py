@@ -65,6 +65,7 @@ def without_secrets(text: str) -> str:
     """What a program said, without credentials and without the query of an address, which may be a signature."""
     text = re.sub(r"(\bhttps?://[^\s?'\"<>]*)\?(?!service=git-)[^\s'\"<>]+", r"\1?***", redact_url(text))
     text = re.sub(r"(?i)\b(authorization: *\w+|bearer|private-token:) +[^\s'\",]+", r"\1 ***", text)
+    text = re.sub(r"&?\{?(?:%!+\w*\([^)]*\)[ }]*)+(?:s\(MISSING\))?", "an address", text)  # Go's idea of one
     return re.sub(r"\b(hf|gh[oprsu]|github_pat|glpat)[_-][A-Za-z0-9_-]{8,}", r"\1_***", text)
 
 
@@ -116,6 +117,13 @@ _SAID: tuple[tuple[str, str], ...] = (
     ("git_missing", r"exec: \"git\": executable file not found|(?:^|sh: |\d: )git: (?:command )?not found"),
     ("git_https_missing", r"remote-https?' is not a git command|unable to find remote helper for 'https?'"),
     ("ssh_missing", r"cannot run ['\"]?ssh|(?:^|\d: )ssh: (?:command )?not found"),
+    # What a proxy answers to CONNECT, as Go tells it; an answer of the server reads otherwise.
+    (
+        "proxy",
+        r"^[\w ]+: (?:post|get|head) \"?https://\S+: (?:forbidden|unauthorized|not found|bad request|method not allowed"
+        r"|too many requests|internal server error|bad gateway|service unavailable|gateway time-?out"
+        r"|proxy authentication required)$",
+    ),
     # -- the server's words, which say more than its status
     (
         "rate_limit",
@@ -168,7 +176,8 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "tls_client",
-        r"certificate required|alert (?:bad certificate|unknown ca)|tls: (?:bad certificate|unknown certificate)"
+        r"certificate required|gnutls recv error \(-12\)|alert (?:bad certificate|unknown ca)"
+        r"|tls: (?:bad certificate|unknown certificate)"
         r"|could not load (?:pem )?client certificate|unable to set private key",
     ),
     ("", r"(?:rpc failed; http |requested url returned error: )([45]\d\d)"),
@@ -177,7 +186,8 @@ _SAID: tuple[tuple[str, str], ...] = (
     (
         "interrupted",
         r"rpc failed; (?:http [1-3]\d\d )?(?:curl (?:18|56|92|95|55|16)\b|result=(?:18|56|55))"
-        r"|unexpected disconnect|early eof|bytes of body are still expected",
+        r"|unexpected disconnect|early eof|bytes of body are still expected"
+        r"|transfer closed with",
     ),
     (
         "cut",
@@ -188,6 +198,7 @@ _SAID: tuple[tuple[str, str], ...] = (
         r"|resource temporarily unavailable|failed to receive handshake|handshake.*\beof\b"
         r"|not closed cleanly|closed before end of"
         r"|connection closed by (?:remote|\S+ port)|closed by remote host|kex_exchange_identification"
+        r"|use of closed network connection"
         r"|server closed idle|sent goaway|broken pipe|http/2 framing|stream error: stream id"
         r"|(?:post|get|put) \"?https?://\S+: eof$",
     ),

@@ -173,7 +173,8 @@ def range_lie(headers: t.Mapping[str, str], start: int, stop: int, size: int) ->
 
 def _message(response: http.client.HTTPResponse, body: bytes = b"") -> str:
     """What a server says of its error: in the JSON of the batch API, or as Hugging Face does."""
-    said = ""
+    plain = (response.headers.get("Content-Type") or "").startswith("text/plain")
+    said = show(body.decode("utf-8", "replace")) if plain else ""
     with contextlib.suppress(ValueError, AttributeError):
         answer = json.loads(body.decode("utf-8"))
         said = show(answer.get("message") or answer.get("error") or "")

@@ -51,7 +51,7 @@ SAID = [
     ("proxy", f"{U}The requested URL returned error: 407"),
     ("proxy", f"{POST}proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused"),
     ("proxy", f"{POST}proxyconnect tcp: tls: first record does not look like a TLS handshake"),
-    ("proxy", f"{POST}Proxy Authentication Required"),
+    *(("proxy", f"{POST}{status}") for status in ("Proxy Authentication Required", "Forbidden", "Service Unavailable")),
     (
         "connection",
         "fatal: unable to access 'http://127.0.0.1:1/a/': Failed to connect to 127.0.0.1 port 1 after 0 ms: "
@@ -88,6 +88,7 @@ SAID = [
     ("cut", f"{U}HTTP/2 stream 0 was not closed cleanly: PROTOCOL_ERROR (err 1)"),
     ("cut", f"{U}Error in the HTTP/2 framing layer"),
     ("cut", f"{POST}EOF{FETCH}"),
+    ("cut", f"{POST}set tcp 127.0.0.1:39394: use of closed network connection"),
     ("cut", f"{POST}read tcp 10.0.0.1:5->10.0.0.2:443: read: connection reset by peer"),
     ("cut", f"{POST}http2: server sent GOAWAY and closed the connection; LastStreamID=1"),
     ("cut", f"{POST}stream error: stream ID 3; INTERNAL_ERROR; received from peer"),
@@ -118,6 +119,7 @@ SAID = [
     ),
     ("interrupted", "error: RPC failed; HTTP 499 curl 18 HTTP/2 stream 7 was reset"),
     ("interrupted", "fatal: the remote end hung up unexpectedly"),
+    ("interrupted", f"{U}transfer closed with 4966 bytes remaining to read"),
     ("interrupted", "LFS: unexpected EOF"),
     (
         "timeout",
@@ -167,6 +169,7 @@ SAID = [
     ("tls_protocol", f"{POST}http: server gave HTTP response to HTTPS client"),
     ("tls_protocol", f"{POST}tls: first record does not look like a TLS handshake"),
     ("tls_client", f"{U}OpenSSL SSL_read: error:0A00045C:SSL routines::tlsv13 alert certificate required, errno 0"),
+    ("tls_client", f"{U}GnuTLS recv error (-12): A TLS fatal alert has been received."),
     ("tls_client", f"{POST}remote error: tls: bad certificate"),
     ("tls_bundle", f"{U}error setting certificate verify locations:  CAfile: /no/such.pem CApath: none"),
     ("tls_bundle", f"{U}error setting certificate file: /no/such.pem"),
@@ -435,6 +438,8 @@ def test_progress_is_not_an_error(noise: str) -> None:
         "trace: authorization: Bearer s3cret0123",
         "batch response: the token hf_s3cret0123 is not valid",
         "remote: ghp_s3cret0123 has expired",
+        # git-lfs 3.3 where it means to name an address.
+        "LFS: Client error: &{%!!(string=https) %!!(*url.Userinfo=<nil>) %!!(string=X-Sig=s3cret0123)}s(MISSING) from HTTP 402",
     ],
 )
 def test_no_secret_is_told(said: str) -> None:

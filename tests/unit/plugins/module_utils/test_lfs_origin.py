@@ -475,6 +475,14 @@ def test_a_question_that_is_too_large_even_for_one_object(make: Callable[..., Or
     assert (error.problem.cause, error.retry) == ("too_large", False)
 
 
+def test_what_the_server_says_in_plain_text(make: Callable[..., Origin], server: FaultServer) -> None:
+    body = b"Access to model a/b is restricted and you are not in the authorized list."
+    server.fail("status", status=403, place="batch", body=body, headers={"Content-Type": "text/plain; charset=utf-8"})
+    error = error_of(make(server))
+    assert error.problem.cause == "licence"
+    assert "not in the authorized list" in error.problem.found
+
+
 def test_a_page_in_the_place_of_the_answer(make: Callable[..., Origin], server: FaultServer) -> None:
     server.fail("status", status=200, place="batch", body=b"<!DOCTYPE html><title>Log in</title>")
     error = error_of(make(server))
