@@ -18,7 +18,8 @@ description:
     process that ends still serves the connections that clients keep.
   - A configuration that HAProxy refuses is not put in place; the one that runs goes on.
   - The configuration gets a global section of its own with the SHA-256 of all files as C(description), so that a run
-    which was ended between writing and reloading is finished by the next one.
+    which was ended between writing and reloading is finished by the next one. It is reloaded, too, where its process
+    began before one of the files was last changed, for it may have read what a person had put there.
   - HAProxy resolves the names of its servers when it starts or is reloaded. It is reloaded, too, where one of them
     leads to another address by now.
   - Where HAProxy is not installed, nothing is done. See RV(installed).
@@ -153,6 +154,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     removed,
     replace,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
 
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
 
@@ -242,12 +244,13 @@ def write(config: str, files: dict[str, str], config_path: Path, directory: Path
     replace(config_path, config, 0o600)
 
 
-def loaded(runtime: Runtime) -> str | None:
-    """The digest of what runs; None where nothing runs."""
+def loaded(runtime: Runtime) -> tuple[str, int] | None:
+    """The digest of what runs, and the process; None where nothing runs."""
     try:
-        return runtime.info().get("description", "").rpartition(" ")[2]
+        info = runtime.info()
     except HaproxyDown:
         return None
+    return info.get("description", "").rpartition(" ")[2], int(info.get("Pid") or 0)
 
 
 def revoke(runtime: Runtime, before: dict[Path, str], after: dict[Path, str]) -> None:
@@ -257,11 +260,12 @@ def revoke(runtime: Runtime, before: dict[Path, str], after: dict[Path, str]) ->
             runtime.forget(str(path), removed(before[path], content))
 
 
-def reload(module: AnsibleModule, runtime: Runtime, digest: str) -> None:
+def reload(module: AnsibleModule, runtime: Runtime, digest: str, before: int) -> None:
     rc, out, err = module.run_command(module.params["reload_command"])
     deadline = time.monotonic() + module.params["timeout"]
     while rc == 0 and time.monotonic() < deadline:
-        if loaded(runtime) == digest:
+        now = loaded(runtime)
+        if now and now[0] == digest and now[1] != before:
             return
         time.sleep(0.1)
     said = (err or out).strip() or "the old process still answers"
@@ -339,7 +343,13 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
 
     runtime = Runtime(params["socket"], params["master_socket"])
     runs = loaded(runtime)
-    must_reload = runs is not None and (runs != digest or bool(differing) or bool(runtime.moved()))
+    # Its digest is that of the configuration; the other files it may have read while they were something else.
+    must_reload = runs is not None and bool(
+        runs[0] != digest
+        or differing
+        or processes.newer_than(processes.started(runs[1]), processes.changed_at(after), time.time())
+        or runtime.moved()
+    )
     if not module.check_mode:
         if differing:
             write(config, files, config_path, directory)
@@ -349,8 +359,8 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
             carry_over(module, runtime, runs is not None, config)
         if runs is not None:
             revoke(runtime, before, after)
-        if must_reload:
-            reload(module, runtime, digest)
+        if runs is not None and must_reload:
+            reload(module, runtime, digest, runs[1])
     result: dict[str, Any] = {
         "changed": bool(differing or stale) or must_reload,
         "installed": True,

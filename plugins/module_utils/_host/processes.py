@@ -21,13 +21,16 @@ PROC = Path("/proc")
 
 
 def started(pid: int, proc: Path = PROC) -> float | None:
-    """When a process began, in seconds since 1970; None where there is no such process."""
+    """When a process began, in seconds since 1970; None where there is no such process.
+
+    It is told in ticks of 10 ms. The end of the tick is taken: what was written before the start is never newer.
+    """
     try:
         # The name in parentheses may hold blanks and parentheses: starttime is the 20th field after it (proc(5)).
         ticks = int((proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None
-    return since_boot(ticks / os.sysconf("SC_CLK_TCK"), time.CLOCK_BOOTTIME)
+    return since_boot((ticks + 1) / os.sysconf("SC_CLK_TCK"), time.CLOCK_BOOTTIME)
 
 
 def since_boot(seconds: float, clock: int) -> float:
@@ -53,7 +56,7 @@ def changed_at(paths: t.Iterable[Path], stamp: str = "st_ctime") -> dict[str, fl
 def newer_than(start: float | None, changed: t.Mapping[str, float], now: float) -> list[str]:
     """The files that a process may have read before their last change; none where no process runs.
 
-    Equal times count as newer, for both clocks tick coarsely. A time to come is from before the clock was set back, and
-    counts as older: it would count as newer at every run.
+    Equal times count as newer. A time to come is from before the clock was set back, and counts as older: otherwise it
+    would be newer at every run.
     """
     return [] if start is None else sorted(name for name, when in changed.items() if start <= when <= now)

@@ -202,6 +202,22 @@ def test_the_same_again_changes_nothing(fleet: Fleet) -> None:
     assert (finished["changed"], finished["reloaded"], finished["changed_files"]) == (True, True, [])
 
 
+def test_a_file_that_was_put_back_under_a_running_process(fleet: Fleet) -> None:
+    """A person edits the keys and reloads, a run puts the file back and is killed: the next compares with what runs."""
+    keys = fleet.folder / "files" / "keys.map"
+    written = keys.read_text(encoding="utf-8")
+    keys.write_text("00 nobody\n", encoding="utf-8")
+    # By its own socket: a signal is lost on a master that has just begun.
+    Runtime(str(fleet.folder / "master.sock")).ask("reload")
+    fleet.until(lambda: fleet.ask().status == 401, 10)
+    keys.write_text(written, encoding="utf-8")
+    applied = fleet.configure()
+    assert (applied["changed"], applied["reloaded"], applied["changed_files"]) == (True, True, [])
+    assert fleet.ask().status == 200
+    again = fleet.configure()
+    assert (again["changed"], again["reloaded"]) == (False, False)
+
+
 def test_a_bad_configuration_is_not_put_in_place(fleet: Fleet) -> None:
     before = (fleet.folder / "haproxy.cfg").read_text(encoding="utf-8")
     refused = fleet.configure(gateway_servers=[{"name": "host-0", "address": "not an address", "port": 1}])
