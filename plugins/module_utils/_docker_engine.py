@@ -82,10 +82,9 @@ def parse_info(out: str, err: str) -> Answer:
     )
 
 
-def parse_unit(out: str) -> tuple[str, str]:
-    """ActiveState and UnitFileState, from `systemctl show`."""
-    found = dict(line.partition("=")[::2] for line in out.splitlines())
-    return found.get("ActiveState", ""), found.get("UnitFileState", "")
+def parse_unit(out: str) -> dict[str, str]:
+    """The properties of a unit, from `systemctl show`."""
+    return dict(line.partition("=")[::2] for line in out.splitlines())
 
 
 def version_of(text: str) -> str:

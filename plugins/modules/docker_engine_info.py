@@ -167,9 +167,11 @@ engine:
         - What the host does not have of what was asked for.
         - V(config) - the file would be changed, or C(dockerd) refuses it. V(certificates) - one is not trusted yet.
           V(service) - it does not run, or will not at the next boot, or systemd is not there to tell.
+          V(restart) - O(service) was started or reloaded before O(config) was last changed, or started before one of
+          O(certificates) was put into the trust store.
       type: list
       elements: str
-      choices: [config, certificates, service]
+      choices: [config, certificates, service, restart]
     waited:
       description: Seconds spent until the answer.
       type: float
@@ -209,6 +211,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import
     parse_rpm,
     parse_unit,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
 from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
     STORES,
     PemError,
@@ -219,6 +222,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
 
 SNAPS = ("/snap/docker/current", "/var/lib/snapd/snap/docker/current")
 SYSTEMD = "/run/systemd/system"
+UNIT = "--property=ActiveState,UnitFileState,MainPID,StateChangeTimestampMonotonic"
 ASK_SECONDS = 30
 # Written by the init script, for a host without systemd.
 INIT_PID_FILE = Path("/var/run/docker-ssd.pid")
@@ -336,10 +340,31 @@ def pending(module: AnsibleModule, swarm: bool) -> list[str]:
         found.append("certificates")
     if params["service"]:
         systemctl = module.get_bin_path("systemctl") if Path(SYSTEMD).is_dir() else None
-        command = [str(systemctl), "show", "--property=ActiveState,UnitFileState", params["service"]]
-        if systemctl is None or parse_unit(module.run_command(command)[1]) != ("active", "enabled"):
+        unit = parse_unit(module.run_command([systemctl, "show", UNIT, params["service"]])[1]) if systemctl else {}
+        if (unit.get("ActiveState"), unit.get("UnitFileState")) != ("active", "enabled"):
             found.append("service")
+        if outdated(unit, Path(params["config"]), params["certificates"] or {}):
+            found.append("restart")
     return found
+
+
+def outdated(unit: dict[str, str], config: Path, certificates: dict[str, str]) -> bool:
+    """Whether the engine goes by an earlier version of a file that it reads."""
+    now, start = time.time(), processes.started(int(unit.get("MainPID") or 0))
+    if start is None:
+        return False
+    # A unit's last change of state is the end of its start, or of a reload, which reads the file again.
+    changed_state = int(unit.get("StateChangeTimestampMonotonic") or 0) / 1e6
+    loaded = max(start, processes.since_boot(changed_state, time.CLOCK_MONOTONIC))
+    # The trust store is read at the start only. Of its files ours count: the system updates its own now and then.
+    try:
+        ours = [Path(store.anchors) / name for store in STORES for name in files(certificates)]
+    except PemError:
+        ours = []
+    return bool(
+        processes.newer_than(loaded, processes.changed_at([config]), now)
+        or processes.newer_than(start, processes.changed_at(ours), now)
+    )
 
 
 def main() -> None:

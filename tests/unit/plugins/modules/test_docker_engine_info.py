@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import Store
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import Store, files
 from ansible_collections.vicuna.fleet.plugins.modules import docker_engine_info
 
 CAPTURED = Path(__file__).parents[1] / "fixtures" / "docker"
@@ -204,6 +206,42 @@ def test_service(run: Run, tmp_path: Path, active: str, enabled: str, pending: l
     (tmp_path / "systemd").mkdir()
     program(tmp_path, "systemctl", f"[ $3 = docker ] && printf 'ActiveState={active}\nUnitFileState={enabled}\n'")
     assert run(service="docker")["engine"]["pending"] == pending
+
+
+@pytest.mark.parametrize(
+    ("changed", "reloaded", "pending"),
+    [
+        (None, False, []),
+        ("daemon.json", False, ["restart"]),
+        # A reload reads the file again, and the trust store not.
+        ("daemon.json", True, []),
+        ("anchors", False, ["restart"]),
+        ("anchors", True, ["restart"]),
+        # What others have put into the trust store.
+        ("anchors/other.crt", False, []),
+    ],
+)
+def test_an_engine_that_is_older_than_its_files(
+    run: Run, tmp_path: Path, changed: str | None, reloaded: bool, pending: list[str]
+) -> None:
+    settled(tmp_path)
+    pem = (CERTIFICATES / "first.pem").read_text()
+    (tmp_path / "bundle.crt").write_text(pem)
+    (tmp_path / "anchors").mkdir()
+    (tmp_path / "systemd").mkdir()
+    with subprocess.Popen(["sleep", "60"]) as dockerd:
+        changes = time.monotonic()
+        time.sleep(0.05)
+        for name in files({"first.pem": pem}) if changed == "anchors" else [Path(changed).name] if changed else []:
+            folder = tmp_path / "anchors" if str(changed).startswith("anchors") else tmp_path
+            with (folder / name).open("a") as file:
+                file.write("\n")
+        unit = f"ActiveState=active\nUnitFileState=enabled\nMainPID={dockerd.pid}\n"
+        unit += f"StateChangeTimestampMonotonic={int((time.monotonic() if reloaded else changes) * 1e6)}\n"
+        program(tmp_path, "systemctl", f"printf '{unit}'")
+        found = run(service="docker", certificates={"first.pem": pem}, **WANTED)["engine"]["pending"]
+        dockerd.kill()
+    assert found == pending
 
 
 def test_a_service_without_systemd_is_left_to_the_module(run: Run, tmp_path: Path) -> None:

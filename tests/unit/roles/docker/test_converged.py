@@ -42,6 +42,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "a user without access": ({}, {"docker_users": ["dev"]}, False),
     "a file that was edited": ({"pending": ["config"]}, {}, False),
     "a certificate that is missing": ({"pending": ["certificates"]}, {}, False),
+    "an engine that is older than its file": ({"pending": ["restart"]}, {}, False),
     "a service that is off": ({"pending": ["service"]}, {}, False),
     "no answer": ({"reachable": False, "version": ""}, {}, False),
     "an old engine": ({"version": "24.0.9"}, {}, False),
