@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The health check of a model worker; exits with 0 when it is well, else with one line that says why it is not.
 
-    healthcheck.py ADDRESS
+    healthcheck.py model-worker ADDRESS
 
 Exit code 1: the worker itself does not answer, and a restart helps. Exit code 3: a restart of this container would mend
 nothing, as the model is loading, or as the controller is silent or has yet to hear of the worker. The host's watcher
@@ -77,8 +77,8 @@ def check(address: str) -> tuple[int, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Check the worker with the address that is the first argument."""
-    code, problem = check(arguments[0] if arguments else "http://model-worker:21002")
+    """Check the worker with the address that is the last argument."""
+    code, problem = check(arguments[-1])
     if problem:
         print(problem)
     return code

@@ -49,7 +49,7 @@ class Stack:
         return {"exist": self.known}
 
     def check(self, times: int = 1) -> list[int]:
-        return [int(self.module.main([ADDRESS])) for _time in range(times)]
+        return [int(self.module.main(["model-worker", ADDRESS])) for _time in range(times)]
 
 
 @pytest.fixture

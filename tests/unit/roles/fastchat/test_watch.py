@@ -415,7 +415,8 @@ def test_what_hangs_is_restarted_within_half_a_minute(checks: dict[str, dict[str
         assert seconds(check["timeout"]) > 10, name
         # The check that is failed last ends before the container is restarted, if it answers within a second.
         assert seconds(check["interval"]) < WATCH.SURE <= seconds(check["interval"]) + 1
-    assert checks["model-worker-2"]["test"][-1] == "http://model-worker-2:21002"
+    # As the images of older versions of the collection want it, too, which may be pulled.
+    assert checks["model-worker-2"]["test"][-2:] == ["model-worker", "http://model-worker-2:21002"]
     assert checks["model-worker"]["start_period"] == "30m"
 
 
