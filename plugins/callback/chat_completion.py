@@ -23,6 +23,8 @@ description:
     own exit code, V(2) for failed and V(4) for unreachable hosts.
   - A run that deploys nothing (another playbook, check mode, C(--list-tasks)) is left alone. There is no output, and a
     report of an earlier run stays as it is.
+  - A run that was to deploy and came to no endpoint, as its hosts failed before or as the lookup
+    P(vicuna.fleet.fleet_hosts#lookup) refused it, leaves a report whose V(ok) is false, with the V(error).
   - Compares the report with the one that it replaces, and tells below the table who changed, and which hosts are new or
     gone. A host that is in the inventory, and that this run did not deploy, keeps the entry of its last run.
   - Where M(vicuna.fleet.fleet_status) judged the fleet, the run exits with its C(exit_code), V(1) for degraded and V(2)
@@ -120,9 +122,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
@@ -140,6 +144,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._report import (
     write_report,
 )
 from ansible_collections.vicuna.fleet.plugins.module_utils._worker_log import one_line
+from ansible_collections.vicuna.fleet.plugins.plugin_utils import _refused_run
 
 try:
     import requests
@@ -159,8 +164,13 @@ SET_FACT = ("set_fact", "ansible.builtin.set_fact", "ansible.legacy.set_fact")
 KEYS = {"fastchat_endpoint": "fastchat_api_keys", "gateway_endpoint": "gateway_keys"}
 STATUS_MODULE = "vicuna.fleet.fleet_status"
 RELEASE_MODULE = "vicuna.fleet.release"
+# A play that uses it deploys, or takes back.
+DEPLOYING_ROLE = "vicuna.fleet.fastchat"
 # What a change between two reports is a change of.
 COMPARED = ("release", "revision", "image", "model", "url", "verdict")
+
+
+NO_STATS = SimpleNamespace(failures={}, dark={})
 
 
 @dataclass
@@ -243,6 +253,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._play: Any = None
         self._releases: dict[str, tuple[str, str]] = {}  # host: release, and the worker's image
         self._status: int | None = None  # the exit code of the fleet's status, where one was taken
+        self._deploys = False  # whether a play with hosts was to deploy
+        self._deploys_now = False  # the same of the running play
         # Core turns an exception of a callback into a warning and goes on to exit 0: each is kept for the end.
         self._option_error = ""
         self._result_error = ""
@@ -255,8 +267,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         except AnsibleError as error:
             self._option_error = f"an option of the callback is wrong: {error}"
 
+    def v2_playbook_on_start(self, _playbook: Any) -> None:
+        _refused_run.on_refused_deployment[:] = [self._refused]
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._play = play
+        self._deploys |= self._deploys_now
+        self._deploys_now = any(role.get_name() == DEPLOYING_ROLE for role in play.roles)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        self._deploys_now = False
 
     def v2_runner_on_ok(self, result: Any) -> None:
         self._guarded(self._note, result)
@@ -322,7 +342,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         endpoints = sorted(self._endpoints.values(), key=lambda endpoint: (endpoint.name, natural(endpoint.host)))
         self._endpoints = {}
         status, self._status = self._status, None
+        deploys, self._deploys, self._deploys_now = self._deploys or self._deploys_now, False, False
         if not endpoints and not self._result_error:
+            if deploys and (stats.failures or stats.dark) and not context.CLIARGS.get("check"):
+                self._refused("no endpoint was deployed, as hosts failed before it or could not be reached", stats)
             if status:
                 raise SystemExit(status)
             return
@@ -344,6 +367,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             raise SystemExit(4 if stats.dark else 2 if stats.failures else VIOLATED)
         if status:
             raise SystemExit(status)
+
+    def _refused(self, problem: str, stats: Any = NO_STATS) -> None:
+        """Writes the report of a run that has come to no endpoint, in place of an earlier run's."""
+        with contextlib.suppress(AnsibleError, OSError):
+            report = self._report([], stats, error=problem)
+            last, _ = last_report(self._path)
+            report["earlier"] = [
+                *(
+                    (by_host((last or {}).get("earlier") or []) or {}) | (by_host((last or {}).get("endpoints")) or {})
+                ).values()
+            ]
+            write_report(self._path, report)
 
     def _witness(self, endpoints: list[Endpoint], stats: Any) -> bool:
         """Asks, prints and reports; whether every endpoint is fine."""

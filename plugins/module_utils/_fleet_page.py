@@ -76,7 +76,14 @@ def page(report: Mapping[str, t.Any]) -> str:
         f'<p class="dim">as of <time datetime="{now.isoformat()}">{now:%Y-%m-%d %H:%M:%S %Z}</time></p>',
         _hosts(report["hosts"], now),
         _gateways(report["gateways"]),
-        _section("What is amiss", [*_reasons(report["hosts"], "host"), *_reasons(report["gateways"], "gateway")]),
+        _section(
+            "What is amiss",
+            [
+                *filter(None, [report.get("error")]),
+                *_reasons(report["hosts"], "host"),
+                *_reasons(report["gateways"], "gateway"),
+            ],
+        ),
         _section("Notes", [f"{host['host']}: {note}" for host in report["hosts"] for note in host["notes"]]),
         _section("Since the last report", change_lines(report.get("changes") or [])),
         "</body></html>",

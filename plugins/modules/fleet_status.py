@@ -132,7 +132,8 @@ def compare(path: Path, hosts: list[dict[str, Any]]) -> tuple[list[dict[str, Any
     last, wrong = last_report(path)
     if last is None:
         return [], wrong
-    before = by_host(last.get("hosts"))
+    # A run that was refused has looked at nobody, and keeps what the one before it has seen.
+    before = by_host(last.get("earlier") or last.get("hosts"))
     if before is None:
         return [], f"the last report, {path}, is no fleet's status, so nothing is compared with it"
     return changes(before, {host["host"]: host for host in hosts}, fleet.COMPARED), ""

@@ -128,11 +128,10 @@ def test_what_would_override_the_rollout_is_refused(host: Host) -> None:
         ROOT / "playbooks/finetune.yml",
         finetune_promote=True,
         model_revision="main",
-        vicuna_hosts="all",
         fastchat_model_path="/model/base",
     )
     assert done.returncode != 0
-    assert "Found vicuna_hosts, model_revision among the extra variables (-e)" in said(done)
+    assert "Found model_revision among the extra variables (-e)" in said(done)
     assert "Found fastchat_model_path /model/base together with finetune_promote" in said(done)
 
 
