@@ -22,8 +22,8 @@ options:
   required:
     description:
       - Kinds. Refuse a run that has no host of any of them, be it that the inventory is empty or its path mistyped,
-        that a pattern or C(--limit) matches nobody, or that the inventory has gateways alone. Ansible itself ends such a
-        run with V(0).
+        that a pattern or C(--limit) matches nobody, or that the inventory has gateways alone. Ansible itself ends such
+        a run with V(0).
       - What only lists, or checks the syntax, is not refused.
     type: list
     elements: str

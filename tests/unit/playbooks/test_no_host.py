@@ -55,6 +55,16 @@ CASES = [
     Case("playbooks/rollout.yml", "[gateway]\nfront\n", (), "Found gateways alone in the inventory"),
     Case("playbooks/status.yml", "[gateway]\nfront\n", (), "Found gateways alone in the inventory"),
 ]
+# What stands in the head of a play. No model is set, so that nothing is done; a gateway would be set up here.
+HEADS = """gpu-1
+gpu-2
+gpu-3
+[all:vars]
+ansible_connection=local
+ansible_become=false
+vicuna_hosts=gpu-2:gpu-3
+vicuna_serial=1
+"""
 LISTS = [("site.yml", "--syntax-check"), ("status.yml", "--list-hosts"), ("finetune.yml", "--list-tasks")]
 
 
@@ -106,6 +116,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Case | tuple[str, str
         }
         for name, option in LISTS:
             asked[name, option] = pool.submit(Run, folder / name, f"playbooks/{name}", None, (option,))
+        asked[HEADS] = pool.submit(Run, folder / "heads", "playbooks/site.yml", HEADS, ())
         return {case: run.result() for case, run in asked.items()}
 
 
@@ -156,3 +167,17 @@ def test_no_report_of_an_earlier_run_stays_in_its_place(runs: dict[Case, Run], c
             assert report["earlier"] == [ENTRY]
     if "status" in writes:
         assert case.message in (runs[case].reports / "status.html").read_text()
+
+
+def test_the_head_of_a_play_follows_the_inventory(runs: dict[Any, Run]) -> None:
+    """Of the hosts that vicuna_hosts names, the first fails alone, as vicuna_serial is 1."""
+    assert runs[HEADS].code == 2
+    recap = runs[HEADS].out.partition("PLAY RECAP")[2]
+    assert [line.split()[0] for line in recap.splitlines()[1:] if line] == ["gpu-2"]
+
+
+def test_a_deployment_that_fails_at_its_beginning_replaces_the_report(runs: dict[Any, Run]) -> None:
+    report = runs[HEADS].report("chat_completion")
+    assert (report["ok"], report["failed_hosts"], report["endpoints"]) == (False, ["gpu-2"], [])
+    assert report["error"].startswith("no endpoint was deployed")
+    assert report["earlier"] == [ENTRY]
