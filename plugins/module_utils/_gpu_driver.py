@@ -35,6 +35,8 @@ PATTERNS = (
     "kmod-nvidia*",
     "akmod-nvidia*",
     "dkms-nvidia*",
+    "glx-alternative-nvidia",
+    "glx-diversions",
 )
 DPKG_FORMAT = r"${db:Status-Abbrev}\t${Package}\t${Version}\t${Maintainer}\n"
 RPM_FORMAT = r"%{NAME}\t%{VERSION}-%{RELEASE}\t%{VENDOR}\n"
@@ -60,7 +62,7 @@ _PARTS = re.compile(
     r"|pkcs11-openssl\d*|present|rtcore|sandboxutils|tileiras|vksc-core)"
     r"|lib(?:egl1?|gl1|gles|glx0?|gldispatch0|opengl0)-nvidia(?:-?\d|-glvnd)?(?:-glx)?"
     r"|libcuda1|libcudadebugger1|libnvcuvid1|libnvoptix1|libnvsdm|nvlsm|cuda-drivers(?:-fabricmanager)?"
-    r"|firmware-nvidia-gsp|linux-(?:(?:modules|objects)-nvidia-\d{3}-|signatures-nvidia-\d).*"
+    r"|glx-alternative-nvidia|glx-diversions|firmware-nvidia-gsp|linux-(?:(?:modules|objects)-nvidia-\d{3}-|signatures-nvidia-\d).*"
     r"|(?:xserver-xorg-video|xorg-x11|xorg-x11-drv|a?kmod|dkms)-nvidia(?:-.*)?"
 )
 # Those that make a driver: modules, libraries and what draws them in. Others (firmware, settings) are only about it.
@@ -172,6 +174,12 @@ def held_by_dnf(text: str) -> list[str]:
             # name-epoch:version-release.architecture, as versionlock writes it
             patterns.append(re.sub(r"-(?:\d+:|\*:)?[^-]+-[^-]+$", "", entry))
     return [pattern for pattern in patterns if pattern]
+
+
+def dependents(out: str) -> list[str]:
+    """Packages that are no part of a driver, of what `apt-get --simulate remove` would remove."""
+    removed = re.findall(r"^(?:Remv|Purg) ([^\s:]+)", out, re.MULTILINE)
+    return sorted({name for name in removed if not Package(name, "", "").of_driver})
 
 
 def origin(packages: Iterable[Package], uninstaller: bool, log: bool, there: bool) -> str:

@@ -13,6 +13,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_driver import (
     CdiSpec,
     Package,
     container_of,
+    dependents,
     held_by_dnf,
     kernel_module,
     libraries,
@@ -82,6 +83,7 @@ def test_held_by_dnf(text: str, expected: list[str]) -> None:
 PARTS = {
     # By their source packages: nvidia-graphics-drivers*, nvidia-open-gpu-kernel-modules, nvidia-support and others
     "Debian": (
+        "glx-alternative-nvidia glx-diversions "
         "firmware-nvidia-gsp firmware-nvidia-tesla-535-gsp libcuda1 libcudadebugger1 libegl-nvidia-tesla-470-0 "
         "libegl-nvidia0 libgl1-nvidia-glvnd-glx libgl1-nvidia-tesla-535-glvnd-glx libgles-nvidia-tesla1 "
         "libgles-nvidia2 libglx-nvidia0 libnvcuvid1 libnvidia-allocator1 libnvidia-api1 libnvidia-cfg1 "
@@ -135,7 +137,7 @@ OTHERS = {
         "nvidia-detect nvidia-driver-assistant nvidia-driver-pinning-580 nvidia-driver-pinning-580.95.05 "
         "nvidia-prime nvidia-prime-applet nvidia-common nvidia-mig-manager nvidia-mig-parted nvidia-vaapi-driver "
         "libva-nvidia-driver nvidia-texture-tools nvidia-query-resource-opengl datacenter-gpu-manager "
-        "datacenter-gpu-manager-4-cuda13 pcp-pmda-nvidia-gpu dnf-plugin-nvidia glx-alternative-nvidia "
+        "datacenter-gpu-manager-4-cuda13 pcp-pmda-nvidia-gpu dnf-plugin-nvidia "
         "firmware-nvidia-graphics"
     ),
     "CUDA and what is made with it": (
@@ -174,6 +176,20 @@ def test_what_is_no_part_of_a_driver_is_left_alone(names: str) -> None:
     packages = [Package(name, "1", "NVIDIA <cudatools@nvidia.com>") for name in names.split()]
     assert [package.name for package in packages if package.of_driver or package.of_toolkit] == []
     assert origin(packages, uninstaller=False, log=False, there=False) == "none"
+
+
+def test_what_would_go_with_a_driver() -> None:
+    # Captured, Debian 13
+    out = (
+        "Reading package lists...\nPackage 'nvidia-open-kernel-dkms' is not installed, so not removed\n"
+        "The following packages will be REMOVED:\n  hashcat-nvidia libcuda1\n"
+        "Remv hashcat-nvidia [20210201]\nRemv nvidia-opencl-icd [550.163.01-2]\n"
+        "Remv nvidia-alternative [550.163.01-2]\nRemv glx-alternative-nvidia [1.2.2]\n"
+        "Remv glx-diversions [1.2.2]\nPurg nvidia-cuda-toolkit [12.4.131~12.4.1-2]\n"
+        "Remv libcuda1:i386 [550.163.01-2]\nRemv libnvidia-ml-dev [12.4.127~12.4.1-2] [nvidia-smi:amd64 ]\n"
+    )
+    assert dependents(out) == ["hashcat-nvidia", "libnvidia-ml-dev", "nvidia-cuda-toolkit"]
+    assert dependents("Remv libcuda1 [550.163.01-2]\n") == []
 
 
 def test_a_toolkit_is_no_driver() -> None:
