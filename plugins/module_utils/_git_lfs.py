@@ -124,7 +124,7 @@ __all__ = [
 ]
 
 STATE_FILE = "vicuna-fleet.json"
-STATE_VERSION = 2
+STATE_VERSION = 3
 TARGET_REF = "refs/vicuna-fleet/target"
 GIT_LFS_MINIMUM = (3, 0)
 # Room for git's own objects and for what else lives on the file system.
@@ -256,7 +256,7 @@ class State:
         with contextlib.suppress(OSError, ValueError):
             data = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(data, dict) and isinstance(data.get("files"), dict):
-                self.known = data.get("version") in (1, STATE_VERSION)
+                self.known = data.get("version") in (1, 2, STATE_VERSION)
                 if data.get("version") == 1:
                     data = self._from_first(data)
                 if self.known:
@@ -270,6 +270,11 @@ class State:
             for path, record in data["files"].items()
         }
         return {**data, "files": files}
+
+    @property
+    def current(self) -> bool:
+        """Whether this version has written it. Version 2 took pointers of older programs for files."""
+        return self.data.get("version") == STATE_VERSION
 
     @property
     def commit(self) -> str:
@@ -800,7 +805,7 @@ class Clone:
     def _holds_all(self, commit: str) -> bool:
         """Whether stamps prove that nothing has changed since everything was verified."""
         state = self.state
-        if not (state.known and state.commit == commit and state.asked(self.request)) or state.planned:
+        if not (state.current and state.commit == commit and state.asked(self.request)) or state.planned:
             return False
         return all(self._trusted(path, record) and self._has_mode(path, record) for path, record in state.files.items())
 

@@ -19,7 +19,12 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import Problem, problem_of, status_fault
+from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import (
+    Problem,
+    problem_of,
+    status_fault,
+    without_secrets,
+)
 
 if t.TYPE_CHECKING:
     from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import Named
@@ -62,6 +67,7 @@ _OWN = {
 
 def lfs_problem(cause: str, found: str, *, repo: str, timeout: int = 0) -> Problem:
     """A problem of the LFS server: its finding, with the expectation and the remedy that git's own failure has."""
+    found = without_secrets(found)
     if cause in _OWN:
         return Problem(cause, found, *_OWN[cause])
     return dataclasses.replace(problem_of(cause, repo=repo, timeout=timeout), found=found)

@@ -74,6 +74,10 @@ options:
     description: Seconds of silence after which a connection counts as dead.
     type: int
     default: 300
+  variables:
+    description: What to call settings in messages, as with O(vicuna.fleet.git_lfs#module:variables).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -161,6 +165,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "username": {"type": "str", "default": "token"},
     "ca_path": {"type": "path", "default": ""},
     "timeout": {"type": "int", "default": 300},
+    "variables": {"type": "dict", "default": {}},
 }
 
 
@@ -430,7 +435,8 @@ def main() -> None:
         git = module.get_bin_path("git", required=True) if module.params["repo"] else ""
         result = run(module.params, git, module.check_mode)
     except GitLfsError as error:
-        module.fail_json(msg=str(error.problem), cause=error.problem.cause, detail=error.detail)
+        problem = error.problem.renamed(module.params["variables"])
+        module.fail_json(msg=str(problem), cause=problem.cause, detail=error.detail)
     except OSError as error:
         module.fail_json(
             msg=f"Found: {error}. Expected: directories that can be written. Remedy: look at its owner, mode and free "

@@ -476,3 +476,14 @@ def test_each_variable_that_a_message_names_is_one_of_the_role(source: Path) -> 
     text = re.sub(r"[\"\n]+\s*f?\"?", " ", source.read_text(encoding="utf-8"))
     named = set(re.findall(words, re.sub(r" +", " ", text)))
     assert named <= set(defaults)
+
+
+def test_the_finetune_role_names_its_own_variables() -> None:
+    role = ROOT / "roles/finetune"
+    known = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
+    named = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))
+    mappings = {name: value for name, value in named.items() if name.endswith("_variables")}
+    assert len(mappings) == 3
+    for mapping in mappings.values():
+        assert {"repo", "revision", "token"} <= mapping.keys()
+        assert {word for word in mapping.values() if " " not in word} <= set(known)

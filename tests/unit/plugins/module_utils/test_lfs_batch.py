@@ -172,6 +172,12 @@ def test_what_the_server_says_of_an_object_counts_before_its_code(code: int, mes
     assert message.rstrip(".") in problem.found
 
 
+def test_a_signature_in_the_servers_words_is_not_told() -> None:
+    message = "no: https://cdn.example/x?X-Amz-Signature=s3cret, for https://me:s3cret@cdn.example/"
+    for code in (403, 404, 500):
+        assert "s3cret" not in str(problem_of(answer({"oid": ONE, "error": {"code": code, "message": message}})))
+
+
 def test_an_error_401_with_a_token_is_a_rejected_token() -> None:
     body = answer({"oid": ONE, "error": {"code": 401, "message": "no"}})
     assert problem_of(body, has_token=True).cause == "token_rejected"

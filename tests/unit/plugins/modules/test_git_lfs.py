@@ -228,6 +228,27 @@ def test_pointers_of_older_programs(
     assert tree(dest)["tokenizer.model"] == TOKENIZER
 
 
+def test_a_pointer_that_an_earlier_version_took_for_a_file(
+    hub: FakeHub, dest: Path, clone: Callable[..., Outcome]
+) -> None:
+    hub.pointer = lambda content: pointer(content).replace(b"git-lfs.github", b"hawser.github")
+    commit = hub.commit(NAME, FILES)
+    clone(commit)
+    path, state = dest / "tokenizer.model", dest / ".git/vicuna-fleet.json"
+    path.unlink()
+    path.write_bytes(hub.pointer(TOKENIZER))
+    data = json.loads(state.read_text())
+    blob = subprocess.run(["git", "hash-object", str(path)], check=True, capture_output=True, text=True).stdout.strip()
+    status = path.stat()
+    record = {"oid": blob, "size": status.st_size, "lfs": False, "mode": 0o644}
+    data["files"]["tokenizer.model"] = {**record, "stamp": [status.st_size, status.st_mtime_ns, status.st_ino]}
+    state.write_text(json.dumps({**data, "version": 2}))
+    assert clone(commit).changed
+    assert tree(dest) == FILES
+    outcome = clone(commit, env={"PATH": "/nonexistent"})
+    assert (outcome.changed, outcome.verified) == (False, 0)
+
+
 def test_a_pointer_that_names_no_content(hub: FakeHub, dest: Path, clone: Callable[..., Outcome]) -> None:
     hub.pointer = lambda content: pointer(content).replace(b"sha256:", b"md5:")
     commit = hub.commit(NAME, FILES)

@@ -130,6 +130,13 @@ def test_refusals(run: Run, arguments: dict[str, Any], cause: str) -> None:
     assert "secret" not in json.dumps(found.get("msg"))
 
 
+def test_a_remedy_names_the_callers_variable(run: Run) -> None:
+    found = run(repo="http://no-such-host.invalid/a/b", variables={"repo": "finetune_push_repo"})
+    assert (found["failed"], found["cause"]) == (True, "dns")
+    assert "check the host name in finetune_push_repo" in found["msg"]
+    assert "model_" not in found["msg"]
+
+
 def test_a_directory_of_somebody_else_is_left_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("x")
