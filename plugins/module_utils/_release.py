@@ -40,6 +40,11 @@ class ReleaseError(Exception):
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
         super().__init__(f"{found} Expected: {expected} {remedy}")
+        self.found = found
+
+
+class DamagedRecord(ReleaseError):
+    """A record that tells nothing. The copies of the releases do, see ``rebuild``."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +99,21 @@ def empty() -> State:
     return {"schema": SCHEMA, "current": None, "pending": None, "good": [], "releases": {}}
 
 
-def load(text: str, path: str) -> State:
-    """The record; refuses one that cannot be understood, so that it is never replaced by a guess."""
-    remedy = (
-        f"Nothing was changed. Put a backup of {path} back; or move it away and run again: the host then begins a new "
-        "record, and cannot be rolled back to earlier releases."
-    )
+def load(data: bytes, path: str) -> State:
+    """The record. One of a newer schema is refused, since a guess of ours must not replace it."""
     expected = f"a record of releases, schema {SCHEMA}."
+    remedy = "Run the playbook site, which keeps it beside and begins another one of what the host can tell."
     try:
-        state = json.loads(text)
-    except ValueError as error:
-        raise ReleaseError(f"{path} is no JSON ({error}).", expected, remedy) from None
+        state = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path} is no JSON ({error}).", expected, remedy) from None
     if isinstance(state, dict) and isinstance(state.get("schema"), int) and state["schema"] > SCHEMA:
         raise ReleaseError(
             f"{path} has schema {state['schema']}.", expected, "Nothing was changed. Update the collection."
         )
     problem = _problem(state)
     if problem:
-        raise ReleaseError(f"{path} {problem}.", expected, remedy)
+        raise DamagedRecord(f"{path} {problem}.", expected, remedy)
     return dict(state)
 
 
@@ -123,6 +125,9 @@ def _problem(state: t.Any) -> str:
         return "holds no releases"
     if not all(_is_id(name) and item.get("id") == name for name, item in releases.items()):
         return "holds a release under another one's name"
+    damaged = [name for name, item in releases.items() if not _is_record(item)]
+    if damaged:
+        return f"holds a release that is none ({', '.join(damaged)})"
     good = state.get("good")
     if not isinstance(good, list) or not all(isinstance(name, str) and name in releases for name in good):
         return "calls a release good that it does not hold"
@@ -130,6 +135,30 @@ def _problem(state: t.Any) -> str:
         if key not in state or not (state[key] is None or (isinstance(state[key], str) and state[key] in releases)):
             return f"has a {key} release that it does not hold"
     return ""
+
+
+def _is_record(item: t.Mapping[str, t.Any]) -> bool:
+    """Whether this is what the record says of one release. What it does not say is None."""
+    return (
+        _is_id(str(item.get("id")))
+        and all(isinstance(item.get(key) or {}, dict) for key in ("model", "images", "image_ids"))
+        and all(isinstance(item.get(key) or "", str) for key in ("created", "verified", "failed", "reason"))
+        and isinstance(item.get("tokens_per_second") or 0, (int, float))
+    )
+
+
+def rebuild(records: t.Iterable[t.Mapping[str, t.Any]], in_place: str) -> State:
+    """A record of what the copies of releases say of themselves. What is in place is to be proven again."""
+    state = empty()
+    state["releases"] = {str(item["id"]): dict(item) for item in records}
+    verified = sorted(
+        ((str(item["verified"]), name) for name, item in state["releases"].items() if item.get("verified")),
+        reverse=True,
+    )
+    state["good"] = [name for _when, name in verified]
+    state["current"] = next(iter(state["good"]), None)
+    state["pending"] = in_place or None
+    return state
 
 
 def _is_id(name: str) -> bool:
@@ -248,13 +277,29 @@ def prune(state: State, keep: int) -> State:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
+def _is_place(path: str) -> bool:
+    return bool(path) and path == os.path.normpath(path) and not path.startswith("../") and path not in (".", "..")
+
+
 def place(path: str, directory: Path) -> Path:
     """Where a file of a release lies."""
-    if not path or path != os.path.normpath(path) or path.startswith("../") or path in (".", ".."):
+    if not _is_place(path):
         raise ReleaseError(
             f"A release has the file {path!r}.", "an absolute path, or one inside the project.", "Correct the path."
         )
     return directory / path
+
+
+def _is_entry(entry: t.Any) -> bool:
+    """Whether this is what File.entry says of a file. read_by is missing in the copies of version 0.1."""
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) for key in ("path", "mode", "owner", "group", "sha256"))
+        and _is_place(entry["path"])
+        and set(entry["mode"]) <= set("01234567")
+        and isinstance(entry.get("secret"), bool)
+        and isinstance(entry.get("read_by", []), list)
+    )
 
 
 def user_id(name: str) -> int:
@@ -327,13 +372,46 @@ class Snapshots:
         inner = Path("host", path.lstrip("/")) if path.startswith("/") else Path("project", path)
         return self.directory(name) / inner
 
+    def _read(self, name: str) -> dict[str, t.Any]:
+        try:
+            found = json.loads((self.directory(name) / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def manifest(self, name: str) -> list[dict[str, t.Any]] | None:
         """The files of a release, without their contents; None where there is no whole copy."""
-        try:
-            entries = json.loads((self.directory(name) / "manifest.json").read_text(encoding="utf-8"))["files"]
-            return [dict(entry) for entry in entries if isinstance(entry["path"], str)]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        entries = self._read(name).get("files")
+        return entries if isinstance(entries, list) and all(_is_entry(entry) for entry in entries) else None
+
+    def records(self) -> list[dict[str, t.Any]]:
+        """What the copies that are whole say of themselves."""
+        found = []
+        for name in self.names():
+            record = self._read(name).get("release")
+            if isinstance(record, dict) and record.get("id") == name and _is_record(record):
+                with contextlib.suppress(ReleaseError):
+                    self.restore(name)
+                    found.append(record)
+        return found
+
+    def in_place(self, directory: Path) -> str:
+        """The release whose files are those on the host, whatever its credentials are; empty where none is."""
+        for record in sorted(self.records(), key=lambda item: str(item.get("created")), reverse=True):
+            files = [file for file in self.restore(record["id"]) if not file.secret]
+            with contextlib.suppress(KeyError):
+                if files and not any(difference(place(file.path, directory), file) for file in files):
+                    return str(record["id"])
+        return ""
+
+    def describe(self, name: str, record: t.Mapping[str, t.Any]) -> None:
+        """Keeps with a copy what the record says of the release, for a host whose record is damaged."""
+        found = self._read(name)
+        if found.get("files") is not None and found.get("release") != record:
+            self._write(name, {**found, "release": dict(record)})
+
+    def _write(self, name: str, manifest: t.Mapping[str, t.Any]) -> None:
+        put(self.directory(name) / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode(), 0o600)
 
     def holds(self, name: str, files: t.Sequence[File]) -> bool:
         entries = self.manifest(name)
@@ -356,8 +434,7 @@ class Snapshots:
             if self._bytes(name, file.path) != file.content:
                 put(copy, file.content, 0o600)
         self._make(top)
-        entries = {"files": [file.entry() for file in files]}
-        put(top / "manifest.json", (json.dumps(entries, indent=2) + "\n").encode(), 0o600)
+        self._write(name, {**self._read(name), "files": [file.entry() for file in files]})
 
     def _make(self, directory: Path) -> None:
         missing = []
@@ -386,7 +463,7 @@ class Snapshots:
                     str(entry["owner"]),
                     str(entry["group"]),
                     bool(entry["secret"]),
-                    tuple(entry.get("read_by") or ()),
+                    tuple(str(reader) for reader in entry.get("read_by", [])),
                 )
             )
         if entries is None or damaged:
@@ -458,10 +535,16 @@ def reads(
 ) -> dict[str, float]:
     """The files that a service or a unit reads at its start, and when each was last changed."""
     found = processes.changed_at(place(file.path, directory) for file in files if reader in file.read_by)
-    if model and model.get("path") and reader in (model.get("read_by") or []):
+    if model and model.get("path") and reader in model_readers(model):
         # Its large files are hard links, which other revisions of the model share.
         found.update(processes.changed_at(_model_files(Path(str(model["path"]))), "st_mtime"))
     return found
+
+
+def model_readers(model: t.Mapping[str, t.Any]) -> list[str]:
+    """The services that read the model's files, from a record that anybody may have edited."""
+    found = model.get("read_by")
+    return [str(reader) for reader in found] if isinstance(found, list) else []
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -21,7 +21,9 @@ description:
     proves it.
   - The copy is written first, then the record, then the files, each in one step; a kill at any moment leaves all of
     them readable.
-  - A record that cannot be understood is refused and stays as it is.
+  - A record that tells nothing, such as one that was cut short, is kept beside as C(release.json.bad-*), and another
+    one is made of what the copies of the releases say of themselves. What is in place is pending then. The module warns
+    of it. A record of a newer schema is refused and stays as it is.
   - No service is started or stopped. RV(stale) names those that are to be.
 options:
   state:
@@ -253,6 +255,7 @@ drift:
 """
 
 import datetime
+import hashlib
 import os
 import stat
 import time
@@ -263,7 +266,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _release
 from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
-from ansible_collections.vicuna.fleet.plugins.module_utils._release import File, ReleaseError
+from ansible_collections.vicuna.fleet.plugins.module_utils._release import DamagedRecord, File, ReleaseError
 
 PS_FORMAT = "\t".join(
     [
@@ -288,15 +291,44 @@ class Host:
         self.path = self.state_dir / "release.json"
         self.snapshots = _release.Snapshots(self.state_dir / "releases")
         self.docker = module.get_bin_path("docker")
+        # What lies in the record's place, where it is a file.
+        self.data: bytes | None = None
+        # Why the record was rebuilt; empty where it was not.
+        self.damage = ""
         try:
-            self.text = self.path.read_text(encoding="utf-8")
+            if not self.path.is_file() and os.path.lexists(self.path) and not self.path.is_symlink():
+                raise DamagedRecord(f"{self.path} is no file.", "", "")
+            self.data = self.path.read_bytes()
+            self.state = _release.load(self.data, str(self.path))
         except FileNotFoundError:
-            self.text = ""
-            self.state = _release.empty()
-        except UnicodeDecodeError:
-            self.state = _release.load("\0", str(self.path))
-        else:
-            self.state = _release.load(self.text, str(self.path))
+            self.rebuild("")
+        except DamagedRecord as error:
+            self.rebuild(error.found)
+
+    def rebuild(self, damage: str) -> None:
+        """Goes by the copies of the releases where there is no record, or none that tells anything."""
+        self.state = _release.rebuild(self.snapshots.records(), self.snapshots.in_place(self.directory))
+        self.damage = damage
+        if not self.damage and self.state["good"]:
+            self.damage = f"{self.path} is gone."
+        if not self.damage:
+            return
+        kept = f"keeps it as {self.aside()} and " if os.path.lexists(self.path) else ""
+        good, in_place = ", ".join(self.state["good"]) or "none", self.state["pending"] or "none of them"
+        self.module.warn(
+            f"{self.damage} Expected: a record of releases. The run {kept}goes on with what the copies of releases in "
+            f"{self.snapshots.root} say. Good: {good}; in place, and to be proven again: {in_place}."
+        )
+
+    def aside(self) -> Path:
+        """Where a damaged record is kept; another one has another name."""
+        status = self.path.lstat()
+        told = self.data if self.data is not None else f"{status.st_ino} {status.st_ctime_ns}".encode()
+        return self.path.with_name(f"{self.path.name}.bad-{hashlib.sha256(told).hexdigest()[: _release.DIGITS]}")
+
+    @property
+    def text(self) -> str:
+        return "" if self.damage or self.data is None else self.data.decode()
 
     # --- looking ---
 
@@ -355,7 +387,7 @@ class Host:
         differing: set[Path],
     ) -> list[str]:
         """The running services that may go by an earlier version of a file."""
-        readers = {reader for file in files for reader in file.read_by} | set(model.get("read_by") or [])
+        readers = {reader for file in files for reader in file.read_by} | set(_release.model_readers(model))
         running = {
             item["id"]: item["service"]
             for item in containers or []
@@ -433,7 +465,14 @@ class Host:
     def save(self, state: _release.State) -> None:
         if _release.dump(state) != self.text:
             self.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self.damage and os.path.lexists(self.path):
+                if self.data is None:
+                    self.path.rename(self.aside())
+                elif not self.aside().exists():
+                    _release.put(self.aside(), self.data, 0o600)
             _release.put(self.path, _release.dump(state).encode(), 0o600)
+        for name, record in state["releases"].items():
+            self.snapshots.describe(name, record)
 
     def sweep(self, state: _release.State) -> None:
         """Last: the copies tell which files are an earlier release's, also after a run that was killed."""
@@ -558,7 +597,7 @@ def deploy(module: AnsibleModule, host: Host, files: list[File], plan: bool) -> 
 
 def finish_plan(host: Host, result: dict[str, Any], files: list[File], record: dict[str, Any]) -> None:
     differing = {Path(path) for path in result["changed_files"]}
-    result.update(host.look(files, record["model"], record["image_ids"], differing))
+    result.update(host.look(files, record.get("model") or {}, record["image_ids"], differing))
     would_change = result["changed"] or result["missing_images"] or not (result["running"] and result["unit_ready"])
     result.update(would_change=bool(would_change), changed=False)
     name = str(record["id"])
@@ -595,7 +634,7 @@ def note(module: AnsibleModule, host: Host) -> dict[str, Any]:
         after = _release.prune(after, module.params["keep"])
     else:
         after = _release.fail(host.state, module.params["reason"], now())
-    changed = _release.dump(after) != _release.dump(host.state)
+    changed = bool(host.damage) or _release.dump(after) != _release.dump(host.state)
     if changed and not module.check_mode:
         host.save(after)
         host.sweep(after)

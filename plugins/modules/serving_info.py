@@ -242,7 +242,7 @@ LONGEST = 300
 
 def read_record(path: Path, found: info.Found) -> dict[str, Any] | None:
     try:
-        return releases.load(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        return releases.load(path.read_bytes(), str(path))
     except FileNotFoundError:
         found.problem("release", f"there is no {path}: nothing was deployed here, or not by this version")
     except OSError as error:

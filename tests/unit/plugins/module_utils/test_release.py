@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _release
-from ansible_collections.vicuna.fleet.plugins.module_utils._release import File, ReleaseError
+from ansible_collections.vicuna.fleet.plugins.module_utils._release import DamagedRecord, File, ReleaseError
 
 A, B, C = "a" * 12, "b" * 12, "c" * 12
 
@@ -159,8 +159,8 @@ def test_another_load_lowers_no_figure_of_the_same_release() -> None:
 
 def test_a_record_survives_its_file() -> None:
     state = _release.pend(brought(A, B), record(C), True, "t")
-    assert _release.load(_release.dump(state), "r") == state
-    assert _release.load(_release.dump(_release.empty()), "r") == _release.empty()
+    for each in (state, _release.empty()):
+        assert _release.load(_release.dump(each).encode(), "r") == each
 
 
 GOOD = brought(A)
@@ -169,7 +169,6 @@ BROKEN: list[tuple[str, str]] = [
     (_release.dump(GOOD)[:-20], "is no JSON"),
     ("[]", "is no record"),
     ("{}", "is no record"),
-    (json.dumps({**GOOD, "schema": 2}), "has schema 2.*Update the collection"),
     (json.dumps({**GOOD, "schema": "1"}), "is no record"),
     (json.dumps({**GOOD, "releases": []}), "holds no releases"),
     (json.dumps({**GOOD, "releases": {A: None}}), "holds no releases"),
@@ -181,14 +180,49 @@ BROKEN: list[tuple[str, str]] = [
     (json.dumps({key: value for key, value in GOOD.items() if key != "pending"}), "pending release"),
     (json.dumps({**_release.empty(), "releases": {"../../etc": {"id": "../../etc"}}}), "under another one's name"),
     (json.dumps({**_release.empty(), "releases": {A: {"id": B}}}), "under another one's name"),
+    (json.dumps({**GOOD, "releases": {A: record(A, images=["x"])}}), f"a release that is none .{A}"),
+    (json.dumps({**GOOD, "releases": {A: record(A, model="x")}}), f"a release that is none .{A}"),
+    (json.dumps({**GOOD, "releases": {A: record(A, verified=7)}}), f"a release that is none .{A}"),
+    (json.dumps({**GOOD, "releases": {A: record(A, tokens_per_second="fast")}}), f"a release that is none .{A}"),
+    ("[" * 100000, "is no JSON"),
+    ("\ufeff\ufeff{}", "is no JSON"),
 ]
 
 
 @pytest.mark.parametrize(("text", "found"), BROKEN)
-def test_a_record_that_makes_no_sense_is_refused(text: str, found: str) -> None:
-    with pytest.raises(ReleaseError, match=found) as caught:
-        _release.load(text, "/r.json")
-    assert "Nothing was changed" in str(caught.value)
+def test_a_record_that_tells_nothing(text: str, found: str) -> None:
+    with pytest.raises(DamagedRecord, match=found) as caught:
+        _release.load(text.encode(), "/r.json")
+    assert caught.value.found.startswith("/r.json ")
+    assert "Run the playbook site" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe{\x00}\x00", b"\x7fELF\x02\x01\x00\xfe", b"\x00" * 512])
+def test_a_record_that_is_no_text(data: bytes) -> None:
+    with pytest.raises(DamagedRecord, match="is no JSON"):
+        _release.load(data, "/r.json")
+
+
+def test_a_newer_record_is_refused() -> None:
+    with pytest.raises(ReleaseError, match=r"has schema 2\. .* Nothing was changed\. Update the collection") as caught:
+        _release.load(json.dumps({**GOOD, "schema": 2}).encode(), "/r.json")
+    assert not isinstance(caught.value, DamagedRecord)
+
+
+def test_a_record_that_an_editor_has_marked() -> None:
+    assert _release.load(b"\xef\xbb\xbf" + _release.dump(GOOD).encode(), "r") == GOOD
+
+
+def test_what_the_copies_tell() -> None:
+    """Which one was well last is the current one; what is in place is to be proven again."""
+    state = _release.fail(_release.pend(brought(A, B), record(C), True, "t"), "no answer", "f")
+    items = list(state["releases"].values())
+    assert _release.rebuild(items, C) == state
+    assert _release.rebuild(items, "") == {**state, "pending": None}
+    assert _release.rebuild(items[:1], A) == {
+        **_release.empty(), "current": A, "pending": A, "good": [A], "releases": {A: items[0]}
+    }  # fmt: skip
+    assert _release.rebuild([], "") == _release.empty()
 
 
 # --- files

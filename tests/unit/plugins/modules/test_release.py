@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import stat
@@ -145,6 +146,9 @@ def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         lambda _self, name, *_args, **_kwargs: str(path) if (path := tmp_path / "bin" / name).exists() else None,
     )
     monkeypatch.setattr(release, "SYSTEMD", tmp_path / "systemd")
+    # No two releases are verified in one second.
+    minutes = itertools.count()
+    monkeypatch.setattr(release, "now", lambda: f"2026-11-22T{next(minutes):08}Z")
     host = Machine(tmp_path, capsys)
     yield host
     for process in host.processes:
@@ -382,15 +386,143 @@ def test_a_rollback_that_cannot_start_is_refused(
 # --- the record
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b'{"schema": 1}', b'{"schema": 9}'])
-@pytest.mark.parametrize("state", ["planned", "deployed", "verified", "failed", "rolled_back", "query"])
-def test_a_broken_record_is_refused_and_stays(machine: Machine, text: bytes, state: str) -> None:
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """ansible-core keeps warnings for the whole process: other tests may have used them up."""
+    told: list[str] = []
+    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.warn", lambda _self, text, **_k: told.append(text))
+    return told
+
+
+def damage(text: bytes) -> Callable[[Machine], Any]:
+    return lambda host: (host.var / "release.json").write_bytes(text)
+
+
+def a_directory(host: Machine) -> None:
+    (host.var / "release.json").unlink()
+    (host.var / "release.json").mkdir()
+    (host.var / "release.json/mine").write_text("a user's own")
+
+
+DAMAGES: dict[str, Callable[[Machine], Any]] = {
+    "empty": damage(b""),
+    "cut short": lambda host: os.truncate(host.var / "release.json", 100),
+    "no text": damage(b"\xff\xfe"),
+    "another file": damage(b"<html></html>"),
+    "another shape": damage(b'{"schema": 1}'),
+    "a release that is none": damage(
+        b'{"schema":1,"current":null,"pending":null,"good":[],"releases":{"aaaaaaaaaaaa":3}}'
+    ),
+    "a directory": a_directory,
+    "gone": lambda host: (host.var / "release.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_record_is_kept_and_made_anew(
+    machine: Machine, harm: Callable[[Machine], Any], warnings: list[str]
+) -> None:
+    """Of the copies of the releases. What is in place is proven again, and a rollback is possible still."""
+    one, two = machine.good("one"), machine.good("two")
+    machine.runs()
+    known = machine.record
+    harm(machine)
+    path = machine.var / "release.json"
+    before = machine.tree()
+    lies = path.read_bytes() if path.is_file() else None
+    # A look, and check mode: told, and nothing is written.
+    query = machine.run("query")
+    assert query["record"] == {**known, "pending": two}
+    planned = machine.deploy("two", "planned")
+    assert (planned["would_change"], planned["pending"], planned["repair"]) == (True, True, True)
+    assert planned["previous"] == one
+    assert machine.deploy("two", _ansible_check_mode=True)["changed"]
+    assert machine.tree() == before
+    assert len(set(warnings)) == 1
+    assert f"Good: {two}, {one}; in place, and to be proven again: {two}." in warnings[0]
+    # The run.
+    result = machine.deploy("two")
+    assert (result["changed"], result["changed_files"], result["pending"]) == (True, [], True)
+    assert machine.record == {**known, "pending": two}
+    kept = list(machine.var.glob("release.json.bad-*"))
+    if lies is None:
+        assert [(each / "mine").read_text() for each in kept] == (["a user's own"] if kept else [])
+    else:
+        assert [each.read_bytes() for each in kept] == [lies]
+        assert stat.S_IMODE(kept[0].stat().st_mode) == 0o600
+    if kept:
+        assert str(kept[0]) in warnings[0]
+    machine.run("verified", tokens_per_second=12.5)
+    assert machine.record["good"] == [two, one]
+    warnings.clear()
+    assert machine.run("rolled_back")["id"] == one
+    assert (machine.compose(), warnings) == ("one", [])
+
+
+@pytest.mark.parametrize("state", ["verified", "failed", "rolled_back"])
+def test_a_damaged_record_alone(machine: Machine, state: str, warnings: list[str]) -> None:
+    one, two = machine.good("one"), machine.good("two")
+    damage(b"{")(machine)
+    assert machine.run(state, reason="no answer")["changed"]
+    assert warnings
+    record = machine.record
+    expected = {"verified": (two, None), "failed": (two, two), "rolled_back": (two, one)}
+    assert (record["current"], record["pending"]) == expected[state]
+    assert [each.read_bytes() for each in machine.var.glob("release.json.bad-*")] == [b"{"]
+
+
+def test_each_damaged_record_is_kept(machine: Machine) -> None:
     machine.good("one")
-    (machine.var / "release.json").write_bytes(text)
+    for text in (b"first", b"second", b"first"):
+        damage(text)(machine)
+        machine.good("one")
+    assert sorted(each.read_bytes() for each in machine.var.glob("release.json.bad-*")) == [b"first", b"second"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda copy: (copy / "manifest.json").unlink(),
+        lambda copy: (copy / "manifest.json").write_text("{"),
+        lambda copy: (copy / "manifest.json").write_text('{"files": [{"path": "../x"}], "release": {}}'),
+        lambda copy: (copy / "project/.env").write_text("edited"),
+        lambda copy: (copy / "project/.env").unlink(),
+    ],
+)
+def test_a_copy_that_is_damaged_as_well_tells_nothing(
+    machine: Machine, harm: Callable[[Path], Any], warnings: list[str]
+) -> None:
+    one, two = machine.good("one"), machine.good("two")
+    harm(machine.var / "releases" / two)
+    damage(b"")(machine)
+    result = machine.deploy("two")
+    assert "in place, and to be proven again: none of them" in warnings[0]
+    assert (result["pending"], result["current"], result["previous"]) == (True, one, one)
+    machine.run("verified")
+    assert machine.record["good"] == [two, one]
+
+
+def test_nothing_is_left_to_tell(machine: Machine, warnings: list[str]) -> None:
+    """The files and the containers are those of today: the run proves them."""
+    name = machine.good("one")
+    machine.runs()
+    _release.shutil.rmtree(machine.var / "releases")
+    damage(b"")(machine)
+    result = machine.deploy("one")
+    assert (result["changed_files"], result["pending"], result["current"]) == ([], True, "")
+    assert "Good: none" in warnings[0]
+    machine.run("verified")
+    assert machine.record["good"] == [name]
+
+
+@pytest.mark.parametrize("state", ["planned", "deployed", "verified", "failed", "rolled_back", "query"])
+def test_a_newer_record_is_refused_and_stays(machine: Machine, state: str) -> None:
+    machine.good("one")
+    damage(b'{"schema": 9}')(machine)
     before = machine.tree()
     result = machine.deploy("two", state) if state in ("planned", "deployed") else machine.run(state)
     assert result["failed"]
-    assert str(machine.var / "release.json") in result["msg"]
+    assert f"{machine.var / 'release.json'} has schema 9." in result["msg"]
     assert machine.tree() == before
 
 
@@ -571,12 +703,7 @@ def test_a_look_at_what_runs_takes_four_questions(machine: Machine) -> None:
     ]
 
 
-def test_a_query_names_what_somebody_changed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    # ansible-core keeps warnings for the whole process: other tests may have used them up.
-    warnings: list[str] = []
-    monkeypatch.setattr(
-        "ansible.module_utils.basic.AnsibleModule.warn", lambda _self, text, **_k: warnings.append(text)
-    )
+def test_a_query_names_what_somebody_changed(machine: Machine, warnings: list[str]) -> None:
     assert machine.run("query")["drift"] == []
     name = machine.good("one")
     machine.runs()
@@ -619,7 +746,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
 
 
-@pytest.mark.parametrize("first", ["nothing", "one good", "two good", "one good, another pending"])
+@pytest.mark.parametrize(
+    "first", ["nothing", "one good", "two good", "one good, another pending", "two good, a damaged record"]
+)
 @pytest.mark.parametrize("action", ["deployed", "rolled_back", "verified"])
 def test_a_kill_at_any_moment_leaves_something_to_go_on_from(
     tmp_path_factory: pytest.TempPathFactory, machine: Machine, first: str, action: str
@@ -631,12 +760,14 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_from(
     def prepare(host: Machine) -> None:
         if first != "nothing":
             host.good("zero")
-        if first == "two good":
+        if first.startswith("two good"):
             host.good("one")
         if first.endswith("pending"):
             host.deploy(files=host.files("one", more=more))
         if action == "verified":
             host.deploy("two")
+        if first.endswith("damaged record"):
+            damage(b"cut sho")(host)
 
     def act(host: Machine) -> dict[str, Any]:
         return host.deploy("two", keep=1) if action == "deployed" else host.run(action, keep=2)
@@ -669,6 +800,9 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_from(
                 act(host)
                 assert host.record["current"] == found["id"]
                 continue
+            if first.endswith("damaged record"):
+                lies = [host.var / "release.json", *host.var.glob("release.json.bad-*")]
+                assert b"cut sho" in [path.read_bytes() for path in lies], number
             # The next run finishes the job: a deployment first, as after a failed rollback, too.
             result = host.deploy("two")
             assert (host.compose(), result["pending"] or result["current"] == result["id"]) == ("two", True)
