@@ -300,7 +300,10 @@ def test_a_container_that_is_gone_is_forgotten() -> None:
 
 
 def test_the_reason_is_the_last_word_of_the_check() -> None:
-    assert WATCH.read(inspected(**hung())).said == "the worker does not answer: TimeoutError: timed out"
+    found = inspected(**hung(exits=(124, 124)))
+    assert WATCH.read(found).said == "the worker does not answer: TimeoutError: timed out"
+    found["State"]["Health"]["Log"][-1]["Output"] = ""
+    assert WATCH.read(found).said == "its health check ended with 124"
 
 
 # --- the program with a fake engine ---------------------------------------------------------------------------------
