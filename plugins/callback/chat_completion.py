@@ -116,9 +116,10 @@ ansible.cfg: |
 
 import contextlib
 import json
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -134,6 +135,7 @@ from ansible.template import Templar
 from ansible_collections.vicuna.fleet.plugins.module_utils import _chat
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Diagnosis, Observation, diagnose
 from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import error_kind, proxies_of, speaks_tls
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError, authorities, bundle
 from ansible_collections.vicuna.fleet.plugins.module_utils._report import (
     by_host,
     change_lines,
@@ -610,24 +612,24 @@ def ask(base: Observation, endpoint: Endpoint, question: Question) -> tuple[Obse
     """One question: what was seen, and the payload of a valid answer."""
     key = question.keys[endpoint.id]
     fact = endpoint.fact or {}
-    verify: bool | str = endpoint.text("ca_path") or True
-    if fact.get("validate_certs") is False:
-        verify = False
+    checked = fact.get("validate_certs") is not False
+    if not checked:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     started = time.monotonic()
     with requests.Session() as session:
         # A request to this machine passes no proxy.
         session.trust_env = not _chat.is_loopback(base.url)
         try:
-            response = session.post(
-                _chat.completions_url(base.url),
-                data=json.dumps(_chat.request_body(base.model, question.prompt, question.max_tokens)),
-                headers=_chat.request_headers(key),
-                auth=_keep_headers,
-                timeout=(min(CONNECT_S, question.timeout), question.timeout),
-                verify=verify,
-                allow_redirects=False,
-            )
+            with trusted(endpoint.text("ca_path") if checked else "") as bundle_path:
+                response = session.post(
+                    _chat.completions_url(base.url),
+                    data=json.dumps(_chat.request_body(base.model, question.prompt, question.max_tokens)),
+                    headers=_chat.request_headers(key),
+                    auth=_keep_headers,
+                    timeout=(min(CONNECT_S, question.timeout), question.timeout),
+                    verify=bundle_path or checked,
+                    allow_redirects=False,
+                )
         except (requests.RequestException, OSError, ValueError) as error:
             waited = time.monotonic() - started
             kind, text = error_kind(error)
@@ -648,6 +650,22 @@ def ask(base: Observation, endpoint: Endpoint, question: Question) -> tuple[Obse
         waited=waited,
     )
     return seen, payload if good and not found else None
+
+
+@contextlib.contextmanager
+def trusted(ca_path: str) -> Iterator[str]:
+    """The certificates of a CA file in the form that OpenSSL reads, as a file; empty for no CA file."""
+    if not ca_path:
+        yield ""
+        return
+    try:
+        text = bundle(authorities(Path(ca_path).read_bytes()))
+    except AuthorityError as error:
+        raise ValueError(error.message("ca_path of the endpoint's fact", ca_path)) from error
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".pem") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
 
 
 def _keep_headers(request: Any) -> Any:

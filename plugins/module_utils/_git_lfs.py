@@ -48,6 +48,8 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._git_process import (
     same_repository,
     system_ca_bundle,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError, authorities
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import bundle as as_pem
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_archive import FICLONE, DiskSource, open_source
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import parse_lfs_env
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_origin import Origin
@@ -1049,11 +1051,21 @@ class Clone:
                         "correct model_ca_path, or leave it empty to trust what the host trusts.",
                     )
                 )
+            try:
+                added = authorities(Path(request.ca_path).read_bytes())
+            except AuthorityError as error:
+                raise GitLfsError(
+                    Problem(
+                        "ca_unusable",
+                        f"{request.ca_path} on this host, which cannot be used as a CA file: {error}.",
+                        "certificates of authorities in PEM form, and nothing else.",
+                        f"{error.command(request.ca_path)}, and name that file in model_ca_path.",
+                    )
+                ) from error
+            system = system_ca_bundle(self.base_env)
             bundle = str(home / "ca.pem")
-            with Path(bundle).open("wb") as merged:
-                for source in (system_ca_bundle(self.base_env), request.ca_path):
-                    if source:
-                        merged.write(Path(source).read_bytes() + b"\n")
+            trusted = Path(system).read_bytes() + b"\n" if system else b""
+            Path(bundle).write_bytes(trusted + as_pem(added).encode())
         self.source = open_source(request.repo, home, self.base_env)
         env = environment(
             self.base_env,

@@ -6,20 +6,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import pem
+
 PUBLIC_KEY = 6
 SECRET_KEYS = (5, 7)
-
-_ARMOUR = re.compile(
-    rb"-----BEGIN PGP (?P<kind>[A-Z ]+)-----[ \t]*\r?\n(?P<headers>(?:[^\r\n]+:[^\r\n]*\r?\n)*)[ \t]*\r?\n"
-    rb"(?P<body>.*?)-----END PGP (?P=kind)-----",
-    re.DOTALL,
-)
 
 
 class KeyFormatError(ValueError):
@@ -28,21 +22,13 @@ class KeyFormatError(ValueError):
 
 def dearmour(data: bytes) -> bytes:
     """The binary packets of an armoured or a binary key file."""
-    if b"-----BEGIN PGP" not in data:
-        return data
-    packets = b""
-    for match in _ARMOUR.finditer(data):
-        if match["kind"] != b"PUBLIC KEY BLOCK":
-            raise KeyFormatError(f"a PGP {match['kind'].decode().lower()} where a public key block was expected")
-        # The line that starts with "=" is a checksum (CRC-24), not data.
-        lines = [line.strip() for line in match["body"].splitlines() if not line.startswith(b"=")]
-        try:
-            packets += base64.b64decode(b"".join(lines), validate=True)
-        except binascii.Error as error:
-            raise KeyFormatError(f"broken armour: {error}") from error
-    if not packets:
-        raise KeyFormatError("broken armour: no complete public key block")
-    return packets
+    blocks = pem.blocks(data)
+    for block in blocks:
+        if block.label != "PGP PUBLIC KEY BLOCK":
+            raise KeyFormatError(f"a {block.label.lower()} where a PGP public key block was expected")
+        if block.error:
+            raise KeyFormatError(f"broken armour: {block.error}")
+    return b"".join(block.der for block in blocks) if blocks else data
 
 
 def packets(data: bytes) -> Iterator[tuple[int, bytes]]:

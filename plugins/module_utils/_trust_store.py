@@ -6,20 +6,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
-import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import pem
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError, authorities, bundle
+
 PREFIX = "vicuna-"
-
-_BLOCK = re.compile(r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=kind)-----", re.DOTALL)
-
-
-class PemError(ValueError):
-    """Not a file of PEM certificates."""
 
 
 @dataclass(frozen=True)
@@ -38,64 +33,38 @@ STORES = (
 )
 
 
-def certificates(text: str) -> list[bytes]:
-    """The certificates in a PEM text, as DER, without repeating.
-
-    Raises PemError where there is none, where one is broken, or where the file holds anything else: a private key would
-    otherwise be copied into a directory that everyone may read.
-    """
-    found: list[bytes] = []
-    for match in _BLOCK.finditer(text):
-        if match["kind"] != "CERTIFICATE":
-            raise PemError(f"it holds a {match['kind'].lower()}")
-        try:
-            der = base64.b64decode("".join(match["body"].split()), validate=True)
-        except binascii.Error as error:
-            raise PemError(f"certificate {len(found) + 1} is broken: {error}") from error
-        if der_length(der) != len(der):
-            raise PemError(f"certificate {len(found) + 1} is broken: not one whole ASN.1 sequence")
-        if der not in found:
-            found.append(der)
-    if not found:
-        raise PemError("no PEM certificate in it")
-    return found
-
-
 def bundled(text: str) -> set[str]:
     """Digests of the certificates in a bundle; what cannot be read in it is passed over."""
-    digests = set()
-    for match in _BLOCK.finditer(text):
-        if match["kind"] != "CERTIFICATE":
-            continue
-        try:
-            digests.add(digest(base64.b64decode("".join(match["body"].split()))))
-        except binascii.Error:
-            continue
-    return digests
+    return {digest(block.der) for block in pem.blocks(text) if block.label == "CERTIFICATE" and not block.error}
 
 
-def files(origins: dict[str, str]) -> dict[str, bytes]:
-    """File name to certificate, for origins given as path to PEM text.
+def named(origins: Mapping[str, bytes | str]) -> dict[str, dict[str, str]]:
+    """For each origin, given as path to PEM content, the files that a trust store takes: name to PEM text.
 
     One certificate for each file, as update-ca-certificates wants it. The name comes from the origin's name, so that a
-    renewed certificate takes the place of the old one; two origins of one name are told apart by a digest.
+    renewed certificate takes the place of the old one; two origins of one name are told apart by a digest. What two
+    origins have is in the first alone. Raises AuthorityError, with the origin's path, where one cannot be used.
     """
     stems: dict[str, set[str]] = {}
     for origin in origins:
         stems.setdefault(stem(origin), set()).add(origin)
-    wanted: dict[str, bytes] = {}
-    for origin, text in origins.items():
-        try:
-            ders = certificates(text)
-        except PemError as error:
-            raise PemError(f"{origin}: {error}") from error
+    seen: set[bytes] = set()
+    found: dict[str, dict[str, str]] = {}
+    for origin, content in origins.items():
         name = stem(origin)
         if len(stems[name]) > 1:
             name = f"{name}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+        found[origin] = {}
+        try:
+            ders = authorities(content)
+        except AuthorityError as error:
+            error.path = origin
+            raise
         for number, der in enumerate(ders, start=1):
-            if der not in wanted.values():
-                wanted[f"{PREFIX}{name}{f'-{number}' if number > 1 else ''}.crt"] = der
-    return wanted
+            if der not in seen:
+                found[origin][f"{PREFIX}{name}{f'-{number}' if number > 1 else ''}.crt"] = bundle([der])
+                seen.add(der)
+    return found
 
 
 def stem(origin: str) -> str:
@@ -106,17 +75,3 @@ def stem(origin: str) -> str:
 
 def digest(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
-
-
-def pem(der: bytes) -> str:
-    return ssl.DER_cert_to_PEM_cert(der)
-
-
-def der_length(der: bytes) -> int:
-    """How long the ASN.1 sequence that starts here says it is, its header included; 0 where it is none."""
-    if len(der) < 2 or der[0] != 0x30:
-        return 0
-    if der[1] < 0x80:
-        return 2 + der[1]
-    size = der[1] & 0x7F
-    return 2 + size + int.from_bytes(der[2 : 2 + size], "big")

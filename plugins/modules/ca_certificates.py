@@ -61,15 +61,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
-    STORES,
-    PemError,
-    Store,
-    bundled,
-    digest,
-    files,
-    pem,
-)
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import STORES, Store, bundled, named
 
 
 def read(path: Path) -> str:
@@ -112,15 +105,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        wanted = files(module.params["certificates"])
-    except PemError as error:
-        module.fail_json(
-            msg=f"{error}. Expected CA certificates in PEM form, and nothing else. Nothing was written. Mend the file."
-        )
+        origins = named(module.params["certificates"])
+    except AuthorityError as error:
+        module.fail_json(msg=f"{error.message('certificates')} Nothing was written.")
+    wanted = {name: text for files in origins.values() for name, text in files.items()}
     store, tool = find_store(module)
     known = bundled(read(Path(store.bundle)))
-    unknown = {name: der for name, der in wanted.items() if digest(der) not in known}
-    texts = {Path(store.anchors) / name: pem(der) for name, der in unknown.items()}
+    unknown = {name: text for name, text in wanted.items() if not bundled(text) <= known}
+    texts = {Path(store.anchors) / name: text for name, text in unknown.items()}
     stale = {path: text for path, text in texts.items() if read(path) != text}
     rebuild = bool(unknown) and tool is not None
 
@@ -131,7 +123,8 @@ def main() -> None:
             rc, out, err = module.run_command([str(tool)])
             if rc != 0:
                 module.fail_json(msg=f"{tool} failed: {(err or out).strip()}", rc=rc)
-            missing = [name for name, der in unknown.items() if digest(der) not in bundled(read(Path(store.bundle)))]
+            known = bundled(read(Path(store.bundle)))
+            missing = [name for name, text in unknown.items() if not bundled(text) <= known]
             if missing:
                 module.fail_json(
                     msg=(

@@ -224,6 +224,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import (
     speaks_tls,
     with_containers,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError, authorities, bundle
 
 BODY_BYTES = 4 * 1024 * 1024
 
@@ -257,7 +258,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def tls_context(ca_path: str, validate_certs: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_path or None)
+    context = ssl.create_default_context(cadata=bundle(authorities(Path(ca_path).read_bytes())) if ca_path else None)
     if not validate_certs:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -457,6 +458,8 @@ def main() -> None:
         module.fail_json(msg=wrong)
     try:
         context = tls_context(params["ca_path"], params["validate_certs"])
+    except AuthorityError as error:
+        module.fail_json(msg=error.message("ca_path", params["ca_path"]))
     except (OSError, ssl.SSLError) as error:
         module.fail_json(msg=f"ca_path is {params['ca_path']!r}, expected a PEM file with certificates: {error}")
     base = Observation(

@@ -212,13 +212,8 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import
     parse_unit,
 )
 from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
-from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
-    STORES,
-    PemError,
-    bundled,
-    digest,
-    files,
-)
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import STORES, bundled, named
 
 SNAPS = ("/snap/docker/current", "/var/lib/snapd/snap/docker/current")
 SYSTEMD = "/run/systemd/system"
@@ -325,8 +320,8 @@ def certificates_pending(wanted: dict[str, str]) -> bool:
     for store in STORES:
         known |= bundled(read(Path(store.bundle)))
     try:
-        return any(digest(der) not in known for der in files(wanted).values())
-    except PemError:
+        return any(not bundled(text) <= known for files in named(wanted).values() for text in files.values())
+    except AuthorityError:
         return True
 
 

@@ -155,8 +155,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     replace,
 )
 from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
-
-CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.pem import blocks
 
 
 def marked(config: str, files: dict[str, str]) -> tuple[str, str]:
@@ -329,8 +328,8 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
         kept = read(directory / "tls.pem")
         # One that was given before and is given no more is none of ours: ours is signed by its own subject.
         files["tls.pem"] = kept if kept and ours(module, kept) else sign(module, params["self_signed"])
-        made = CERTIFICATE.search(files["tls.pem"])
-        certificate = made.group(0) if made and not (module.check_mode and not kept) else ""
+        made = [block.pem for block in blocks(files["tls.pem"]) if block.label == "CERTIFICATE"]
+        certificate = made[0] if made and not (module.check_mode and not kept) else ""
 
     config, digest = marked(params["config"], files)
     before = {config_path: read(config_path), **{directory / name: read(directory / name) for name in files}}

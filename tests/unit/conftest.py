@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.plugins.loader import init_plugin_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+# So that a role's variables find the collection's own lookups where a test evaluates them.
+init_plugin_loader([str(ROOT)])
 
 # These watch HAProxy, servers and lines of their own for seconds, beside whatever else the machine does: what fails is
 # measured once more, and the summary says so.
@@ -183,6 +186,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + made.public_bytes(encoding)
     )
+    return path
+
+
+@pytest.fixture(scope="session")
+def authority(certificate: Path) -> Path:
+    """The certificate alone, as a CA file."""
+    text = certificate.read_text(encoding="utf-8")
+    path = certificate.with_name("ca.pem")
+    path.write_text(text[text.index("-----BEGIN CERTIFICATE") :], encoding="utf-8")
     return path
 
 

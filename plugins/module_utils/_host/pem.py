@@ -29,7 +29,7 @@ SYNONYMS = {
 # free: "--- BEGIN NOTES ---" is none.
 _MARKER = re.compile(
     r"-----(?P<edge>BEGIN|END) (?P<label>[A-Z0-9#][A-Z0-9# ]*)-----"
-    r"|[-\u2010-\u2015]+ ?(?P<bad_edge>BEGIN|END) (?P<bad_label>[A-Z0-9 ]*(?:CERTIFICATE|KEY|PKCS7|REQUEST)) ?"
+    r"|[-\u2010-\u2015]+ ?(?P<bad_edge>BEGIN|END) (?P<bad_label>[A-Z0-9 ]*(?:CERTIFICATE|KEY|BLOCK|PKCS7|REQUEST)) ?"
     r"[-\u2010-\u2015]+"
 )
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: ?.*")
@@ -132,6 +132,9 @@ def _block(text: str, begin: _Marker, end: _Marker, label: str) -> Block:
     while size < len(lines) and _HEADER.fullmatch(lines[size]):
         size += 1
     headers, lines[1:size] = tuple(lines[1:size]), [""] * (size - 1)
+    if label.startswith("PGP "):
+        # Its last line is a checksum (RFC 9580, 6.2), not data.
+        lines = ["" if each.startswith("=") else each for each in lines]
 
     def damaged(number: int, what: str) -> Block:
         return Block(label, begin.line, error=f"line {number}: {what}", headers=headers, plain=False)

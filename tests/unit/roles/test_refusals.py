@@ -51,6 +51,22 @@ CASES: dict[str, tuple[str, str, dict[str, Any], list[str] | None]] = {
         looked("config.json", "model.safetensors"),
         ["Found no tokenizer.model"],
     ),
+    "fastchat, CA files": (
+        "fastchat",
+        "preflight.yml",
+        {"fastchat_tls_ca": "/etc/hostname", "fastchat_ca_certificates": ["/etc/hostname", "/nowhere.pem"]},
+        ["and name that file in fastchat_tls_ca.", "and name that file in fastchat_ca_certificates.", "/nowhere.pem"],
+    ),
+    "image, CA files": (
+        "image",
+        "preflight.yml",
+        {
+            "image_names": {"api": "x:1"},
+            "image_files": {"Dockerfile": "/etc/hostname"},
+            "image_ca_certificates": ["/etc/hostname"],
+        },
+        ["Found /etc/hostname, which cannot be used as a CA file", "and name that file in image_ca_certificates."],
+    ),
     "preflight, good": ("preflight", "preflight.yml", GOOD_PLAN, None),
     "preflight, device": (
         "preflight",

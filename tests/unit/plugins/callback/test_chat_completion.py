@@ -100,8 +100,8 @@ class Run:
 class World:
     """The means of a scenario."""
 
-    def __init__(self, directory, fake, good, certificate, tls):
-        self.directory, self.fake, self.good, self.certificate, self.tls = directory, fake, good, certificate, tls
+    def __init__(self, directory, fake, good, authority, tls):
+        self.directory, self.fake, self.good, self.authority, self.tls = directory, fake, good, authority, tls
 
     def run(self, tasks, hosts, *arguments, env=None, ini=""):
         """Runs a play over {host: variables}; the variable `script` is what the host's endpoint answers."""
@@ -162,7 +162,7 @@ def good_fleet(world):
         "keyfile": {"script": [world.good()], "key_file": str(world.directory / "key")},
         "vaulted": {"script": [world.good()]},
         "keys": {"script": [world.good()], "fastchat_api_keys": [KEY, "second"]},
-        "trusted": {"script": [world.good()], "ca": str(world.certificate)},
+        "trusted": {"script": [world.good()], "ca": str(world.authority)},
         "unchecked": {"script": [world.good()], "validate": False},
         "short": {"script": [world.good()], "ask": False, "short": True},
     }
@@ -416,12 +416,12 @@ SCENARIOS = [
 
 
 @pytest.fixture(scope="module")
-def result_of(tmp_path_factory, fake_endpoint, good, certificate, tls):
+def result_of(tmp_path_factory, fake_endpoint, good, authority, tls):
     """The result of a scenario; all of them start with the first that is asked for."""
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         futures = {
             scenario: pool.submit(
-                scenario, World(tmp_path_factory.mktemp(scenario.__name__), fake_endpoint, good, certificate, tls)
+                scenario, World(tmp_path_factory.mktemp(scenario.__name__), fake_endpoint, good, authority, tls)
             )
             for scenario in SCENARIOS
         }

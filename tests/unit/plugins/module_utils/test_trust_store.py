@@ -3,52 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import (
-    PemError,
-    bundled,
-    certificates,
-    der_length,
-    digest,
-    files,
-    pem,
-    stem,
-)
+from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import bundled, digest, named, stem
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "certificates"
 FIRST = (FIXTURES / "first.pem").read_text(encoding="utf-8")
 SECOND = (FIXTURES / "second.pem").read_text(encoding="utf-8")
 KEY = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
-
-
-def test_certificates() -> None:
-    (first,) = certificates(FIRST)
-    assert certificates("CN=First CA\n" + FIRST.replace("\n", "\r\n") + SECOND + FIRST) == [
-        first,
-        certificates(SECOND)[0],
-    ]
-    assert pem(first) == FIRST
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no PEM certificate"),
-        ("hello", "no PEM certificate"),
-        (FIRST + KEY, "holds a private key"),
-        (FIRST.replace("BEGIN CERTIFICATE", "BEGIN TRUSTED CERTIFICATE"), "no PEM certificate"),
-        (FIRST.replace("CERTIFICATE", "TRUSTED CERTIFICATE"), "holds a trusted certificate"),
-        (FIRST.replace("MIIB", "MII!"), "is broken"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "not one whole ASN.1 sequence"),
-        (FIRST.replace(FIRST.splitlines()[3] + "\n", ""), "not one whole ASN.1 sequence"),
-    ],
-)
-def test_not_certificates(text: str, message: str) -> None:
-    with pytest.raises(PemError, match=message):
-        certificates(text)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +29,14 @@ def test_not_certificates(text: str, message: str) -> None:
         ({}, []),
     ],
 )
-def test_files(origins: dict[str, str], names: list[str]) -> None:
-    assert list(files(origins)) == names
+def test_named(origins: dict[str, str], names: list[str]) -> None:
+    assert [name for files in named(origins).values() for name in files] == names
 
 
-def test_files_names_the_origin_of_what_is_wrong() -> None:
-    with pytest.raises(PemError, match=r"^files/key\.pem: it holds a private key$"):
-        files({"files/key.pem": KEY})
+def test_the_origin_of_what_is_wrong_is_named() -> None:
+    with pytest.raises(AuthorityError, match="it holds a private key") as error:
+        named({"a.pem": FIRST, "files/key.pem": KEY})
+    assert error.value.message("certificates").startswith("Found files/key.pem, which cannot be used as a CA file")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +49,4 @@ def test_stem(origin: str, expected: str) -> None:
 
 def test_bundled_passes_over_what_it_cannot_read() -> None:
     bundle = "# Bundle\n" + FIRST + KEY + "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n"
-    assert bundled(bundle) == {digest(certificates(FIRST)[0])}
-
-
-@pytest.mark.parametrize(
-    ("der", "length"), [(b"", 0), (b"\x31\x01", 0), (b"\x30\x03abc", 5), (b"\x30\x82\x01\x00", 260)]
-)
-def test_der_length(der: bytes, length: int) -> None:
-    assert der_length(der) == length
+    assert bundled(bundle) == {digest(ssl.PEM_cert_to_DER_cert(FIRST))}

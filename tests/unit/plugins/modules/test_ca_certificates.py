@@ -85,5 +85,7 @@ def test_a_tool_that_passes_over_a_certificate(run: Run, tmp_path: Path) -> None
 def test_not_a_certificate(run: Run, tmp_path: Path) -> None:
     result = run(company="hello")
     assert result["failed"]
-    assert result["msg"].startswith("company: no PEM certificate in it. Expected")
+    assert result["msg"].startswith(
+        "Found company, which cannot be used as a CA file: it is text without a PEM block. Expected"
+    )
     assert not (tmp_path / "anchors").exists()

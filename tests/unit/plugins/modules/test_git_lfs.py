@@ -547,14 +547,20 @@ def test_too_little_space(hub: FakeHub, clone: Callable[..., Outcome], monkeypat
     assert hub.served == [], "nothing is fetched that cannot be kept"
 
 
-def test_tls(tmp_path: Path, clone: Callable[..., Outcome], tls: ssl.SSLContext, certificate: Path) -> None:
+def test_tls(
+    tmp_path: Path, clone: Callable[..., Outcome], tls: ssl.SSLContext, certificate: Path, authority: Path
+) -> None:
     fake = FakeHub(tmp_path / "tls-hub", tls)
     try:
         commit = fake.commit(NAME, FILES)
         repo = f"{fake.url}/{NAME}"
         assert cause(clone, commit, repo=repo) == "tls"
         assert cause(clone, commit, repo=repo, ca_path="/no/such.pem") == "ca_missing"
-        assert clone(commit, repo=repo, ca_path=str(certificate)).changed
+        # It holds the key as well.
+        assert cause(clone, commit, repo=repo, ca_path=str(certificate)) == "ca_unusable"
+        windows = tmp_path / "ca.pem"
+        windows.write_bytes(authority.read_text(encoding="utf-8").replace("\n", "\r\n").encode("utf-16"))
+        assert clone(commit, repo=repo, ca_path=str(windows)).changed
     finally:
         fake.close()
 

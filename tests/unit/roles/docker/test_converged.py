@@ -54,6 +54,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "the newest is wanted": ({}, {"docker_package_state": "latest"}, False),
     "somebody else's engine": ({"flavour": "other", "packages": {}}, {"docker_source": "present"}, True),
     "a snap": ({"flavour": "snap"}, {"docker_source": "present"}, False),
+    "a CA file that cannot be used": ({}, {"docker_ca_certificates": ["/etc/hostname"]}, False),
     "a malformed file": ({"config_error": "line 1"}, {}, False),
 }
 

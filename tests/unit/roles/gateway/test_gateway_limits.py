@@ -375,7 +375,7 @@ def test_a_given_certificate_replaces_its_own(tmp_path: Path, certificate: Path)
         assert (tmp_path / "files" / "tls.pem").read_text(encoding="utf-8") == certificate.read_text(encoding="utf-8")
 
 
-def test_edges_with_tls_are_verified(tmp_path: Path, certificate: Path, tls: ssl.SSLContext) -> None:
+def test_edges_with_tls_are_verified(tmp_path: Path, authority: Path, tls: ssl.SSLContext) -> None:
     with fleet_of(tmp_path, edges=1) as fleet:
         edge = fleet.edges[0]
         edge.stop()
@@ -384,7 +384,7 @@ def test_edges_with_tls_are_verified(tmp_path: Path, certificate: Path, tls: ssl
         edge.server.socket = tls.wrap_socket(edge.server.socket, server_side=True, do_handshake_on_connect=False)
         servers = [{**fleet.variables["gateway_servers"][0], "tls": True}]
         ca = tmp_path / "authority.pem"
-        ca.write_text(certificate.read_text(encoding="utf-8"), encoding="utf-8")
+        ca.write_text(authority.read_text(encoding="utf-8"), encoding="utf-8")
         fleet.tls_files = {"ca.pem": ca.read_text(encoding="utf-8")}
         fleet.configure(gateway_servers=servers, gateway_server_ca=str(ca))
         fleet.until_state(edge, "up")

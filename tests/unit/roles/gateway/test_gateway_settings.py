@@ -51,6 +51,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"gateway_model_names": ["it's"]}, "gateway_model_names is it's"),
     ({"gateway_model_names": []}, "gateway_model_names is empty"),
     ({"gateway_tls_certificate": "/nowhere/tls.pem"}, "no file /nowhere/tls.pem"),
+    ({"gateway_tls_ca": "/nowhere/ca.pem"}, "no readable file /nowhere/ca.pem"),
+    ({"gateway_server_ca": "/etc/hostname"}, "Found /etc/hostname, which cannot be used as a CA file"),
     ({"gateway_stats_port": 8443}, "both 8443"),
     (
         {"ansible_facts": {"distribution": "Debian", "distribution_version": "11", "distribution_major_version": "11"}},
