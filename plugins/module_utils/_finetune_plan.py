@@ -51,12 +51,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable
 from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import (
     GIB,
     MIB,
     Gpu,
     Model,
-    Unreadable,
     counted,
     gib,
     gpu_units,

@@ -43,14 +43,18 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_batch import cle
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_origin import Origin
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import read_pointer
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_store import SourceError
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import READ, load
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import read as read_published
 
+# How older tools of GPTQ tell of their quantisation.
+SEPARATE = "quantize_config.json"
+# What a plan is told of tokenizer_config.json, which holds templates and thousands of tokens besides.
+TOKENIZER_KEYS = ("tokenizer_class", "extra_special_tokens")
 # Larger files that are not in LFS stay on the server; what a plan reads is far smaller.
 BLOB_LIMIT = 4 * 1024 * 1024
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # A server that fails may do better at once.
 TRIES = 3
-# The files that a plan reads.
-READ = ("config.json", "quantize_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,6 @@ def parse_missing(output: bytes) -> set[str]:
     return {line[1:].strip() for line in output.decode("utf-8", "replace").splitlines() if line.startswith("?")}
 
 
-def load_json(listing: Listing, path: str) -> dict[str, t.Any]:
-    try:
-        data = json.loads(listing.contents.get(path, "{}"))
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def weight_files(listing: Listing, wanted: t.Callable[[str], bool]) -> tuple[str, list[File]]:
     """The format and the files of the weights that transformers loads from a directory, in the order in which it looks.
 
@@ -131,7 +127,8 @@ def weight_files(listing: Listing, wanted: t.Callable[[str], bool]) -> tuple[str
             return kind, [files[whole]]
         index = f"{whole}.index.json"
         if index in files:
-            parts = sorted(set(map(str, (load_json(listing, index).get("weight_map") or {}).values())))
+            shards = load(index, listing.contents[index]).get("weight_map") if index in listing.contents else None
+            parts = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
             if parts and all(part in files for part in parts):
                 return kind, [files[part] for part in parts]
     # No index that helps: take what is named as it would be.
@@ -161,18 +158,21 @@ def _quantisation(method: str, bits: t.Any) -> str:
 
 
 def describe(listing: Listing, include: t.Sequence[str], exclude: t.Sequence[str]) -> dict[str, t.Any]:
-    """What M(vicuna.fleet.model_info) returns of a listing."""
+    """What M(vicuna.fleet.model_info) returns of a listing; raises Unreadable where the worker could not read it."""
 
     def wanted(path: str) -> bool:
         return selected(path, include, exclude)
 
-    config = load_json(listing, "config.json")
+    config, tokenizer, notes = read_published(listing.contents)
+    separate = load(SEPARATE, listing.contents[SEPARATE]) if SEPARATE in listing.contents else {}
     kind, parts = weight_files(listing, wanted)
     objects = {file.oid: file for file in listing.files if file.oid and wanted(file.path)}
     return {
         "commit": listing.commit,
         "config": config,
-        "quantisation": quantisation(config, load_json(listing, "quantize_config.json")),
+        "tokenizer": {key: tokenizer[key] for key in TOKENIZER_KEYS if key in tokenizer},
+        "notes": notes,
+        "quantisation": quantisation(config, separate),
         "weights_format": kind,
         "files": [{"path": file.path, "oid": file.oid, "size": max(0, file.size)} for file in parts],
         "weights_bytes": sum(max(0, file.size) for file in parts),
@@ -236,9 +236,9 @@ class Look(Clone):
             elif pointer and pointer.size > BLOB_LIMIT:
                 found.unread[path] = f"is an LFS pointer to {pointer.size} bytes, and {BLOB_LIMIT} are read at most"
             elif pointer:
-                found.contents[path] = self._in_lfs(git, commit, path, pointer).decode("utf-8", "replace")
+                found.contents[path] = self._in_lfs(git, commit, path, pointer).decode("utf-8", "surrogateescape")
             elif blob in contents:
-                found.contents[path] = contents[blob].decode("utf-8", "replace")
+                found.contents[path] = contents[blob].decode("utf-8", "surrogateescape")
         return found
 
     def _in_lfs(self, git: Git, commit: str, path: str, pointer: Pointer) -> bytes:

@@ -47,6 +47,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable, check
 
 MIB = 1024**2
 GIB = 1024**3
@@ -114,10 +115,6 @@ VARIABLES = {
 }
 
 
-class Unreadable(Exception):
-    """A model that nothing can be said about, in three parts."""
-
-
 # --- the model ---------------------------------------------------------------------------------------------------
 
 
@@ -164,11 +161,12 @@ def read_model(info: Mapping[str, Any], name: str = "") -> Model:
     def number(*keys: str) -> int:
         for source in (config, text):
             for key in keys:
-                value = source.get(key)
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+                value: Any = source.get(key)
+                if _is_count(value):
                     return int(value)
         return 0
 
+    notes = [*(info.get("notes") or []), *check(config, info.get("tokenizer") or {})]
     heads, hidden = number("num_attention_heads", "n_head"), number("hidden_size", "n_embd")
     layers = number("num_hidden_layers", "n_layer")
     missing = [
@@ -204,10 +202,15 @@ def read_model(info: Mapping[str, Any], name: str = "") -> Model:
         download=int(info.get("download_bytes") or 0),
         quantisation=quantisation,
         tied=bool(config.get("tie_word_embeddings")),
-        notes=tuple(_notes(config, quantisation)),
+        notes=(*notes, *_notes(config, quantisation)),
     )
     bytes_each = _stored_bytes(config, text, model, heads)
     return Model(**{**vars(model), "parameters": stored // bytes_each})
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value of a model's JSON is a whole number above zero; NaN and Infinity are numbers to transformers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2**63 and value % 1 == 0
 
 
 def context_length(config: Mapping[str, Any]) -> int:
@@ -215,15 +218,16 @@ def context_length(config: Mapping[str, Any]) -> int:
     scaling = config.get("rope_scaling")
     factor: float = 1
     if scaling:
-        if not isinstance(scaling, dict) or not isinstance(scaling.get("factor"), (int, float)):
+        found = scaling.get("factor") if isinstance(scaling, dict) else None
+        if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found < 2**31:
             raise Unreadable(
                 f"Found rope_scaling without a factor in config.json ({scaling}). Expected a factor: FastChat reads it "
                 f"when the worker starts, and ends without it. Choose another model in {VARIABLES['model']}."
             )
-        factor = scaling["factor"]
+        factor = found
     for key in LENGTH_KEYS:
         if config.get(key) is not None:
-            if not isinstance(config[key], (int, float)):
+            if not _is_count(config[key]):
                 raise Unreadable(
                     f"Found {key} '{config[key]}' in config.json. Expected a number of tokens. "
                     f"Correct {VARIABLES['model']}."
@@ -251,7 +255,7 @@ def _notes(config: Mapping[str, Any], quantisation: str) -> Iterable[str]:
 def _stored_bytes(config: Mapping[str, Any], text: Mapping[str, Any], model: Model, heads: int) -> int:
     """Bytes of one stored value: by config.json, or by the number of parameters that its shapes amount to."""
     for source in (config, text):
-        dtype = str(source.get("torch_dtype") or source.get("dtype") or "").rpartition(".")[2]
+        dtype = str(source.get("dtype") or source.get("torch_dtype") or "").rpartition(".")[2]
         if dtype in DTYPES:
             return DTYPES[dtype]
     attention = 2 * model.hidden * model.head_dim * (heads + model.kv_heads)

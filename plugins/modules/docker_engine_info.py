@@ -353,9 +353,10 @@ def outdated(unit: dict[str, str], config: Path, certificates: dict[str, str]) -
     loaded = max(start, processes.since_boot(changed_state, time.CLOCK_MONOTONIC))
     # The trust store is read at the start only. Of its files ours count: the system updates its own now and then.
     try:
-        ours = [Path(store.anchors) / name for store in STORES for name in files(certificates)]
-    except PemError:
-        ours = []
+        names = [name for files in named(certificates).values() for name in files]
+    except AuthorityError:
+        names = []
+    ours = [Path(store.anchors) / name for store in STORES for name in names]
     return bool(
         processes.newer_than(loaded, processes.changed_at([config]), now)
         or processes.newer_than(start, processes.changed_at(ours), now)

@@ -115,8 +115,15 @@ model:
       type: str
       sample: c8df3ca4436a3bce5c4b5877e0117032081852b4
     config:
-      description: The content of C(config.json); empty where there is none that can be read.
+      description: The content of C(config.json).
       type: dict
+    tokenizer:
+      description: The keys C(tokenizer_class) and C(extra_special_tokens) of C(tokenizer_config.json).
+      type: dict
+    notes:
+      description: What the worker passes over among the model's files.
+      type: list
+      elements: str
     quantisation:
       description: How the checkpoint is quantised; empty where it is not.
       type: str
@@ -181,6 +188,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._model_info import (
     look,
     unknown_sizes,
 )
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable
 
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "repo": {"type": "str", "required": True},
@@ -204,7 +212,10 @@ def _refusal(problem: Problem, params: t.Mapping[str, t.Any], detail: str = "") 
 
 def answer(listing: Listing, cached: bool, params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
     """What the module returns for the files of a commit, and its warnings."""
-    model = describe(listing, params["include"], params["exclude"])
+    try:
+        model = describe(listing, params["include"], params["exclude"])
+    except Unreadable as error:
+        return {"failed": True, "msg": str(error), "cause": "unreadable", "detail": ""}, []
     pointer = listing.unread.get("config.json")
     problem = None
     if pointer:
