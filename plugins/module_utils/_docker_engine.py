@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
 
 # Packages that hold an engine, or pretend to.
 DOCKER_PACKAGES = ("docker-ce",)
@@ -18,8 +19,6 @@ PODMAN_PACKAGES = ("podman-docker",)
 
 DPKG_FORMAT = r"${db:Status-Abbrev}\t${Package}\t${Version}\n"
 RPM_FORMAT = r"%{NAME}\t%{VERSION}-%{RELEASE}\n"
-
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,13 @@ def parse_info(out: str, err: str) -> Answer:
     except ValueError:
         info = {}
     plugins = {
-        plugin.get("Name", ""): version_of(plugin.get("Version", ""))
+        plugin.get("Name", ""): versions.of(plugin.get("Version", "")) or plugin.get("Version", "")
         for plugin in (info.get("ClientInfo") or {}).get("Plugins") or []
     }
     errors = "; ".join(info.get("ServerErrors") or []) or err.strip()
-    version = version_of(info.get("ServerVersion") or "")
+    said = str(info.get("ServerVersion") or "")
+    # A build from source says `dev` or a commit.
+    version = versions.of(said) or said
     return Answer(
         reachable=bool(version),
         error="" if version else errors or "docker info gave no answer",
@@ -85,12 +86,6 @@ def parse_info(out: str, err: str) -> Answer:
 def parse_unit(out: str) -> dict[str, str]:
     """The properties of a unit, from `systemctl show`."""
     return dict(line.partition("=")[::2] for line in out.splitlines())
-
-
-def version_of(text: str) -> str:
-    """The first dotted number in a text: "v2.26.1-4" and "Docker Compose version 2.26.1" both hold 2.26.1."""
-    match = _VERSION.search(text)
-    return match.group() if match else ""
 
 
 def flavour(packages: dict[str, str], cli: str, dockerd: str, snap: bool, podman: bool) -> str:

@@ -51,6 +51,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.version import older
+from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
 from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable
 from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import (
     GIB,
@@ -61,7 +63,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import 
     gib,
     gpu_units,
     read_model,
-    version,
 )
 
 # --- constants, all in one place ----------------------------------------------------------------------------------
@@ -441,7 +442,7 @@ def _free_gpus(plan: Plan, facts: Mapping[str, Any], settings: Mapping[str, Any]
     serving = [str(container["id"]) for container in host.get("containers") or [] if container.get("own")]
     drained = bool(settings.get("drain_serving"))
     units = gpu_units(gpu, own + serving if drained else own)
-    able = [unit for unit in units if not unit.capability or version(unit.capability) >= version(MINIMUM_CAPABILITY)]
+    able = [unit for unit in units if not unit.capability or not older(unit.capability, MINIMUM_CAPABILITY)]
     if not units:
         split = any(entry.get("mig") == "enabled" for entry in gpu.get("gpus") or [])
         plan.refuse(
@@ -501,7 +502,7 @@ def _place(plan: Plan, model: Model, units: list[Gpu], host: Mapping[str, Any], 
         )
         return
     chosen = units[:number]
-    plan.gpus = sorted((unit.name for unit in chosen), key=_numbers)
+    plan.gpus = sorted((unit.name for unit in chosen), key=natural)
     free = min(unit.free for unit in chosen)
     _size(plan, settings, lambda batch: need(model, _job(plan, settings, number, batch)).total <= free)
     job = _job(plan, settings, number, plan.batch_size)
@@ -647,10 +648,6 @@ def _judge_disk(plan: Plan, model: Model, host: Mapping[str, Any], settings: Map
                 + (f" (a checkpoint takes {each})." if runs else "."),
                 f"Free space there, or choose another {', or '.join(ways)}.",
             )
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return version(name)
 
 
 # --- words -------------------------------------------------------------------------------------------------------

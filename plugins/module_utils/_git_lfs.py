@@ -21,7 +21,6 @@ import fcntl
 import functools
 import json
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -32,6 +31,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _model_revisions as side_by_side
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
 from ansible_collections.vicuna.fleet.plugins.module_utils._git_errors import (
     GitLfsError,
     Problem,
@@ -128,7 +128,7 @@ __all__ = [
 STATE_FILE = "vicuna-fleet.json"
 STATE_VERSION = 3
 TARGET_REF = "refs/vicuna-fleet/target"
-GIT_LFS_MINIMUM = (3, 0)
+GIT_LFS_MINIMUM = "3.0"
 # Room for git's own objects and for what else lives on the file system.
 DISK_MARGIN = 64 * 1024 * 1024
 # One command-line argument may hold 128 KiB on Linux (MAX_ARG_STRLEN).
@@ -1717,13 +1717,12 @@ def _with_pointer(entry: Entry, read: Pointer | str | None) -> Entry:
 
 def check_git_lfs_version(said: str) -> Problem | None:
     """Refuse a git-lfs that is too old; one that does not tell its version is taken as it is."""
-    match = re.search(r"git-lfs/(\d+)\.(\d+)(\S*)", said)
-    if match is None or (int(match[1]), int(match[2])) >= GIT_LFS_MINIMUM:
+    if not versions.of(said) or not versions.older(said, GIT_LFS_MINIMUM):
         return None
     return Problem(
         "git_lfs_old",
-        f"git-lfs {match[1]}.{match[2]}{match[3]} is on this host.",
-        f"git-lfs {GIT_LFS_MINIMUM[0]}.{GIT_LFS_MINIMUM[1]} or later.",
+        f"git-lfs {versions.of(said)} is on this host.",
+        f"git-lfs {GIT_LFS_MINIMUM} or later.",
         "install a newer package of git-lfs; distributions from 2021 on have one.",
     )
 

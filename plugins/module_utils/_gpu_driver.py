@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
+
 # As dpkg-query and rpm take them; of_toolkit and of_driver sort what they find.
 PATTERNS = (
     "nvidia-*",
@@ -73,8 +75,7 @@ _CORE = re.compile(
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d+\.\d+(?:\.\d+)?)")
 _LDCONFIG_LINE = re.compile(r"\s*(lib(?:nvidia-ml|cuda)\.so\.1)\s+\(([^)]*)\)\s+=>\s+(\S+)")
 _KERNEL_MODULE = re.compile(r"nvidia(?:-current|-tesla|-legacy)?(?:-\d+(?:xx)?)?(?:-current|-open)*\.ko(?:\.\w+)?")
-_LOADED_VERSION = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
-_VERSION = re.compile(r"\d+(?:\.\d+)+(?:[~-]?rc\.?\d+)?")
+_LOADED = re.compile(r"NVRM version:(.*)")
 # docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope with systemd; /docker/ID or /any/parent/ID without.
 _CONTAINER_GROUP = re.compile(r"[-/]([0-9a-f]{64})(?:\.scope|/|$)", re.MULTILINE)
 # Where engines keep the files that they mount as /etc/hostname and /etc/hosts.
@@ -197,10 +198,11 @@ def origin(packages: Iterable[Package], uninstaller: bool, log: bool, there: boo
 
 def parse_loaded(text: str) -> tuple[str, str]:
     """Version and flavour of the loaded module, from /proc/driver/nvidia/version."""
-    match = _LOADED_VERSION.search(text + "\n")
-    if match is None:
+    match = _LOADED.search(text)
+    version = versions.of(match.group(1)) if match else ""
+    if not version:
         return "", ""
-    return match.group(1), "open" if "Open Kernel Module" in text else "proprietary"
+    return version, "open" if "Open Kernel Module" in text else "proprietary"
 
 
 def libraries(out: str) -> list[str]:
@@ -222,12 +224,6 @@ def kernel_module(paths: Iterable[str]) -> str:
     """Which of a kernel's modules is the driver; as depmod does, updates/ goes before the others."""
     found = sorted(path for path in paths if _KERNEL_MODULE.fullmatch(PurePosixPath(path).name))
     return next((path for path in found if "updates" in PurePosixPath(path).parts), found[0] if found else "")
-
-
-def version_of(text: str) -> str:
-    """The first dotted number in a text."""
-    match = _VERSION.search(text)
-    return match.group() if match else ""
 
 
 def container_of(cgroup: str, mountinfo: str) -> str:

@@ -20,6 +20,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_bus as bu
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_driver as drivers
 from ansible_collections.vicuna.fleet.plugins.module_utils import _gpu_smi as smi
 from ansible_collections.vicuna.fleet.plugins.module_utils._bounded import bounded
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
 
 ROOT = Path("/")
 # Where images and installers put nvidia-smi beside the usual places.
@@ -135,7 +136,7 @@ def module_version(module: AnsibleModule, release: str) -> str:
     path = drivers.kernel_module(files)
     if not path or modinfo is None:
         return ""
-    return bounded([modinfo, "--field", "version", path], QUERY_SECONDS).out.strip()
+    return versions.of(bounded([modinfo, "--field", "version", path], QUERY_SECONDS).out)
 
 
 def answer(
@@ -320,7 +321,7 @@ def look(module: AnsibleModule, *, kernel: str = "", timeout: int = QUERY_SECOND
         "fabric_manager": {
             "required": any(device.kind == "nvswitch" for device in on_bus)
             or (bool(on_bus_gpus) and manages_nvswitch()),
-            "version": drivers.version_of(bounded([manager, "--version"], QUERY_SECONDS).out) if manager else "",
+            "version": versions.of(bounded([manager, "--version"], QUERY_SECONDS).out) if manager else "",
             "state": states.get(FABRIC_MANAGER, "unknown" if manager else "absent"),
         },
         "persistence": {
@@ -343,7 +344,7 @@ def look(module: AnsibleModule, *, kernel: str = "", timeout: int = QUERY_SECOND
             "specs": [{**asdict(spec), "devices": list(spec.devices)} for spec in specs],
         },
         "toolkit": {
-            "version": drivers.version_of(bounded([toolkit, "--version"], QUERY_SECONDS).out) if toolkit else "",
+            "version": versions.of(bounded([toolkit, "--version"], QUERY_SECONDS).out) if toolkit else "",
             "packages": {package.name: package.version for package in packages if package.of_toolkit},
             **legacy_runtime(ROOT / "etc/docker/daemon.json"),
         },

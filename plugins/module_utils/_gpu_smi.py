@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
 from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_bus import address
 
 QUERY = ("--query", "--xml-format")
@@ -24,7 +25,6 @@ _FRAGMENT = re.compile(r"<\?xml.*\n\s*<[^\n]*", re.DOTALL)
 _PROCESS_NAME = re.compile(r"(<process_name>)(.*?)(</process_name>)", re.DOTALL)
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ufffd]")
 _NUMBER = re.compile(r"\d+")
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
 _GPU_LINE = re.compile(r"GPU\s+\d+:.*\(UUID:\s*([^)\s]+)\)")
 _MIG_LINE = re.compile(r"\s+MIG\s+(\S+)\s+Device\s+(\d+):\s+\(UUID:\s*([^)\s]+)\)")
 _CAPABILITY_LINE = re.compile(r"(GPU-[^,\s]+),\s*(\d+\.\d+)\s*")
@@ -195,10 +195,11 @@ def _number(text: str) -> int | None:
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
+def _version(text: str) -> str:
+    """Neither has ever been one number: that is another field's value, or a fault's."""
+    return versions.of(text) if "." in text else ""
+
+
 def _mode(text: str) -> str:
     """A GPU without the feature says N/A, one that has failed says ERR! or Unknown Error."""
     return text.lower() if text in ("Enabled", "Disabled") else "unsupported"
-
-
-def _version(text: str) -> str:
-    return text if _VERSION.fullmatch(text) else ""

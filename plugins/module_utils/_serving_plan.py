@@ -46,6 +46,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.version import older
 from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
 from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable, check
 
@@ -576,7 +577,7 @@ def _judge_gpus(plan: Plan, gpu: Mapping[str, Any], own: Sequence[str], settings
     devices = [device for device in gpu.get("devices") or [] if device.get("kind", "gpu") == "gpu"]
     for device in devices:
         newest = CAPABILITIES.get(str(device.get("generation") or ""), "")
-        if newest and version(newest) < version(minimum):
+        if newest and older(newest, minimum):
             plan.refuse(
                 "gpu",
                 f"a GPU of the generation {device['generation']} at {device.get('address', 'an unknown address')}.",
@@ -594,7 +595,7 @@ def _judge_gpus(plan: Plan, gpu: Mapping[str, Any], own: Sequence[str], settings
         _provisional(plan, len(devices), settings)
         return []
     wanted, found = str(settings.get("minimum_driver") or ""), str(driver.get("version") or "")
-    if wanted and found and version(found) < version(wanted):
+    if wanted and found and older(found, wanted):
         text = f"CUDA {settings.get('cuda')} of the worker's image needs {wanted} or newer"
         if settings.get("replace_driver"):
             plan.warnings.append(f"NVIDIA's driver {found} is to be replaced: {text}.")
@@ -635,7 +636,7 @@ def _named(plan: Plan, units: list[Gpu], minimum: str, names: Sequence[str] | No
                 f"Correct {VARIABLES['gpus']}.",
             )
         units = [unit for unit in units if unit.name in names]
-    fit = [unit for unit in units if not unit.capability or version(unit.capability) >= version(minimum)]
+    fit = [unit for unit in units if not unit.capability or not older(unit.capability, minimum)]
     if units and not fit:
         plan.refuse(
             "gpu",
@@ -984,10 +985,6 @@ def _judge_clock(plan: Plan, host: Mapping[str, Any], settings: Mapping[str, Any
 
 
 # --- words -------------------------------------------------------------------------------------------------------
-
-
-def version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", str(text)))
 
 
 def counted(number: int, noun: str) -> str:

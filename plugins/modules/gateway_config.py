@@ -146,6 +146,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common import version as versions
 from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     HaproxyDown,
     HaproxyError,
@@ -163,15 +164,6 @@ def marked(config: str, files: dict[str, str]) -> tuple[str, str]:
     parts = [config, *(f"{name}\0{files[name]}" for name in sorted(files))]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     return f"{config.rstrip()}\n\nglobal\n    description vicuna.fleet {digest}\n", digest
-
-
-def version_of(text: str) -> str:
-    found = re.search(r"version (\d+(?:\.\d+)+)", text)
-    return found.group(1) if found else ""
-
-
-def older(version: str, minimum: str) -> bool:
-    return [int(part) for part in version.split(".")] < [int(part) for part in minimum.split(".")]
 
 
 def sans(names: list[str]) -> str:
@@ -314,8 +306,8 @@ def main() -> None:
 def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
     params = module.params
     _rc, out, _err = module.run_command([haproxy, "-v"])
-    version = version_of(out)
-    if not version or older(version, params["minimum_version"]):
+    version = versions.of(out)
+    if versions.older(version, params["minimum_version"]):
         module.fail_json(
             msg=f"Found HAProxy {version or 'of an unknown version'} on the gateway. "
             f"Expected {params['minimum_version']} or later. "

@@ -15,7 +15,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._docker_engine import
     parse_dpkg,
     parse_info,
     parse_rpm,
-    version_of,
 )
 
 CAPTURED = Path(__file__).parents[1] / "fixtures" / "docker"
@@ -98,20 +97,10 @@ def test_no_answer(out: str, err: str, error: str) -> None:
     assert (answer.reachable, answer.error) == (False, error)
 
 
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
-        ("2.26.1-4", "2.26.1"),
-        ("v2.40.3", "2.40.3"),
-        ("Docker Compose version 2.26.1-4", "2.26.1"),
-        ("26.1.5+dfsg1", "26.1.5"),
-        ("github.com/docker/buildx 0.13.1+ds1 0.13.1+ds1-3", "0.13.1"),
-        ("dev", ""),
-        ("", ""),
-    ],
-)
-def test_version_of(text: str, version: str) -> None:
-    assert version_of(text) == version
+def test_a_build_from_source_answers() -> None:
+    """It says no release: it is an engine all the same."""
+    answer = parse_info(captured("info_debian13", ServerVersion="dev"), "")
+    assert (answer.reachable, answer.version, answer.error) == (True, "dev", "")
 
 
 @pytest.mark.parametrize(

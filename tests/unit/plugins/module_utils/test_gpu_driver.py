@@ -26,7 +26,6 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._gpu_driver import (
     parse_rpm,
     secure_boot,
     units,
-    version_of,
 )
 
 DEBIAN = "Debian NVIDIA Maintainers <pkg-nvidia-devel@lists.alioth.debian.org>"
@@ -325,19 +324,6 @@ def test_library_version(path: str, expected: str) -> None:
 def test_kernel_module(names: list[str], expected: str) -> None:
     folder = "/lib/modules/6.12.107+deb13-amd64/"
     assert kernel_module(folder + name for name in names) == (folder + expected if expected else "")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("NVIDIA Container Toolkit CLI version 1.17.4\ncommit: 9b69590c7428470a72f2ae05f826412976af1395\n", "1.17.4"),
-        ("NVIDIA Container Toolkit CLI version 1.18.0-rc.4\ncommit: 0", "1.18.0-rc.4"),
-        ("Fabric Manager version is : 580.95.05\n", "580.95.05"),
-        ("", ""),
-    ],
-)
-def test_version_of(text: str, expected: str) -> None:
-    assert version_of(text) == expected
 
 
 @pytest.mark.parametrize(
