@@ -62,7 +62,9 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._serving_plan import 
     counted,
     gib,
     gpu_units,
+    memory_size,
     read_model,
+    tell_memory,
 )
 
 # --- constants, all in one place ----------------------------------------------------------------------------------
@@ -117,6 +119,7 @@ VARIABLES = {
     "device": "finetune_device",
     "drain": "finetune_drain_serving",
     "gpus": "finetune_gpus",
+    "gpu_memory": "finetune_gpu_memory",
     "max_length": "finetune_max_length",
     "method": "finetune_method",
     "model": "vicuna_model_repo",
@@ -441,7 +444,8 @@ def _free_gpus(plan: Plan, facts: Mapping[str, Any], settings: Mapping[str, Any]
     own = [str(container) for container in facts.get("training") or []]
     serving = [str(container["id"]) for container in host.get("containers") or [] if container.get("own")]
     drained = bool(settings.get("drain_serving"))
-    units = gpu_units(gpu, own + serving if drained else own)
+    untold = memory_size(str(settings.get("gpu_memory") or ""))
+    units = gpu_units(gpu, own + serving if drained else own, untold)
     able = [unit for unit in units if not unit.capability or not older(unit.capability, MINIMUM_CAPABILITY)]
     if not units:
         split = any(entry.get("mig") == "enabled" for entry in gpu.get("gpus") or [])
@@ -461,6 +465,9 @@ def _free_gpus(plan: Plan, facts: Mapping[str, Any], settings: Mapping[str, Any]
             f"{MINIMUM_CAPABILITY} or newer: training is in bfloat16.",
             "Take another host.",
         )
+        return []
+    able = tell_memory(plan, able, host, VARIABLES["gpu_memory"])
+    if not able:
         return []
     free = [unit for unit in able if not unit.holders]
     if not free:

@@ -142,7 +142,7 @@ def module_version(module: AnsibleModule, release: str) -> str:
 def answer(
     module: AnsibleModule, loaded: bool, known: dict[str, str], timeout: int
 ) -> tuple[smi.Answer, dict[str, str]]:
-    """What nvidia-smi says, and the GPUs' compute capabilities by UUID; it is asked for those that are not known."""
+    """What nvidia-smi says, and the GPUs' compute capabilities by address; it is asked for those that are not known."""
     program = module.get_bin_path("nvidia-smi", opt_dirs=PROGRAM_DIRECTORIES)
     if not loaded:
         return smi.Answer(False, "the kernel module nvidia is not loaded"), {}
@@ -154,9 +154,10 @@ def answer(
     found = smi.parse_query(said.out, said.err)
     if any(gpu.mig_devices for gpu in found.gpus):
         found = named(found, smi.parse_list(bounded([program, *smi.LIST], timeout).out))
-    capabilities = {gpu.uuid: known.get(gpu.address, "") for gpu in found.gpus}
+    capabilities = {gpu.address: known.get(gpu.address, "") for gpu in found.gpus}
     if not all(capabilities.values()):
-        capabilities.update(smi.parse_capabilities(bounded([program, *smi.CAPABILITIES], timeout).out))
+        said_of = smi.parse_capabilities(bounded([program, *smi.CAPABILITIES], timeout).out)
+        capabilities = {gpu.address: said_of.get(gpu.uuid) or capabilities[gpu.address] for gpu in found.gpus}
     return found, capabilities
 
 
@@ -175,7 +176,7 @@ def named(found: smi.Answer, names: dict[tuple[str, int], tuple[str, str]]) -> s
 def gpu_as_dict(gpu: smi.Gpu, capabilities: dict[str, str]) -> dict[str, Any]:
     result = asdict(gpu)
     del result["persistence"]
-    result["compute_capability"] = capabilities.get(gpu.uuid, "")
+    result["compute_capability"] = capabilities.get(gpu.address, "")
     result["mig_devices"] = [asdict(part) for part in gpu.mig_devices]
     result["processes"] = [
         {

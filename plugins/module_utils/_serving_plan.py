@@ -44,7 +44,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._common.version import older
 from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
@@ -108,6 +108,7 @@ VARIABLES = {
     "num_gpus": "fastchat_num_gpus",
     "load_8bit": "fastchat_load_8bit",
     "max_gpu_memory": "fastchat_max_gpu_memory",
+    "gpu_memory": "preflight_gpu_memory",
     "limit_worker_concurrency": "fastchat_limit_worker_concurrency",
     "ports": "fastchat_port",
     "model": "vicuna_model_repo",
@@ -304,6 +305,7 @@ class Gpu:
     capability: str
     holders: tuple[str, ...] = ()
     mig: bool = False
+    told: bool = True  # whether its memory is known, by the driver or by the inventory
 
 
 @dataclass(frozen=True)
@@ -350,8 +352,11 @@ class Share:
         return self.weights + sequences * self.kv + self.overhead(sequences)
 
 
-def gpu_units(gpu: Mapping[str, Any], own: Sequence[str]) -> list[Gpu]:
-    """The GPUs and MIG devices of what M(vicuna.fleet.gpu_info) returned; own are the project's containers."""
+def gpu_units(gpu: Mapping[str, Any], own: Sequence[str], untold: int | None = None) -> list[Gpu]:
+    """The GPUs and MIG devices of what M(vicuna.fleet.gpu_info) returned; own are the project's containers.
+
+    untold: bytes of each one whose driver does not tell its memory, by the inventory.
+    """
     units = []
     for entry in gpu.get("gpus") or []:
         processes = entry.get("processes") or []
@@ -361,21 +366,47 @@ def gpu_units(gpu: Mapping[str, Any], own: Sequence[str]) -> list[Gpu]:
         index = entry["index"]
         if entry.get("mig") == "enabled":
             for device in entry.get("mig_devices") or []:
-                total, free = _mib(device, "memory_total_mib"), _mib(device, "memory_free_mib")
                 # nvidia-smi does not tell here which of the GPU's MIG devices a process uses.
-                free = total if ours and not others else free
+                total, free, told = _room(device, [] if others else ours, others, untold)
                 name = f"nvidia.com/gpu={index}:{device['index']}"
                 label = f"{entry.get('name', 'GPU')} MIG {device.get('profile', '')}".strip()
-                units.append(Gpu(name, label, total, free, capability, tuple(map(_holder, others)), mig=True))
+                holders = tuple(map(_holder, others))
+                units.append(Gpu(name, label, total, free, capability, holders, mig=True, told=told))
             continue
-        total = _mib(entry, "memory_total_mib")
-        if ours and not others:
-            free = max(_mib(entry, "memory_free_mib"), total - _mib(entry, "memory_reserved_mib"))
-        else:
-            free = min(total, _mib(entry, "memory_free_mib") + sum(_mib(process, "memory_mib") for process in ours))
-        holders = tuple(map(_holder, others))
-        units.append(Gpu(f"nvidia.com/gpu={index}", str(entry.get("name") or "GPU"), total, free, capability, holders))
+        total, free, told = _room(entry, ours, others, untold)
+        name, label = f"nvidia.com/gpu={index}", str(entry.get("name") or "GPU")
+        units.append(Gpu(name, label, total, free, capability, tuple(map(_holder, others)), told=told))
     return units
+
+
+def _room(
+    entry: Mapping[str, Any],
+    ours: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    untold: int | None,
+) -> tuple[int, int, bool]:
+    """Total and free memory of a GPU or a MIG device, and whether they are known.
+
+    One that shares the host's memory (GB10, Jetson) has none of its own to tell, and a user without permission, or a
+    guest with a vGPU, is told none: nvidia-smi says N/A. That is not a full one.
+    """
+    total, free = _mib(entry, "memory_total_mib"), entry.get("memory_free_mib")
+    taken = sum(_mib(process, "memory_mib") for process in others)
+    if not total or free is None:
+        if untold is None and not (total and ours and not others):
+            return total, 0, False
+        total = total or untold or 0
+        return total, max(0, min(total, untold or total) - taken), True
+    if ours and not others:
+        return total, max(_mib(entry, "memory_free_mib"), total - _mib(entry, "memory_reserved_mib")), True
+    if _all_told(ours):
+        return total, min(total, free * MIB + sum(_mib(process, "memory_mib") for process in ours)), True
+    # What ours hold is not told: it is what the others do not.
+    return total, max(free * MIB, total - _mib(entry, "memory_reserved_mib") - taken if _all_told(others) else 0), True
+
+
+def _all_told(processes: Sequence[Mapping[str, Any]]) -> bool:
+    return all(process.get("memory_mib") is not None for process in processes)
 
 
 def _mib(entry: Mapping[str, Any], key: str) -> int:
@@ -550,12 +581,14 @@ def serving_plan(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
 
     if device == "cuda":
         units = _judge_gpus(plan, gpu, own, settings)
+        units = tell_memory(plan, units, host, VARIABLES["gpu_memory"], settings.get("gpus"))
         if units and plan.model:
             _place(plan, plan.model, units, settings)
     elif plan.model:
         _place_on_cpu(plan, plan.model, host, settings)
     if device == "cuda" and plan.model:
         _judge_host_memory(plan, plan.model, host, settings)
+        _warn_of_shared_memory(plan, gpu)
     _judge_engine(plan, host)
     _judge_disk(plan, host, settings)
     _judge_ports(plan, host)
@@ -608,7 +641,7 @@ def _judge_gpus(plan: Plan, gpu: Mapping[str, Any], own: Sequence[str], settings
             )
     if gpu.get("unlisted"):
         plan.warnings.append(f"The driver does not list the GPUs at {', '.join(map(str, gpu['unlisted']))}.")
-    units = gpu_units(gpu, own)
+    units = gpu_units(gpu, own, memory_size(str(settings.get("gpu_memory") or "")))
     if not units:
         enabled = [str(entry["index"]) for entry in gpu.get("gpus") or [] if entry.get("mig") == "enabled"]
         plan.refuse(
@@ -621,6 +654,37 @@ def _judge_gpus(plan: Plan, gpu: Mapping[str, Any], own: Sequence[str], settings
         )
         return []
     return _named(plan, units, minimum, settings.get("gpus"))
+
+
+class Judged(Protocol):
+    """A plan while it is made."""
+
+    warnings: list[str]
+
+    def refuse(self, check: str, found: str, expected: str, remedy: str) -> None: ...
+
+
+def tell_memory(
+    plan: Judged, units: list[Gpu], host: Mapping[str, Any], variable: str, names: Sequence[str] | None = None
+) -> list[Gpu]:
+    """Those whose memory is known. Others are left out where nobody names them and there are better ones."""
+    untold = [unit for unit in units if not unit.told]
+    if not untold:
+        return units
+    which = ", ".join(f"{unit.label} ({unit.name})" for unit in untold)
+    told = [unit for unit in units if unit.told]
+    if told and not set(names or []) & {unit.name for unit in untold}:
+        plan.warnings.append(f"{which} left out: the driver does not tell its memory. {variable} would.")
+        return told
+    available = int((host.get("memory") or {}).get("available_mib") or 0) * MIB
+    plan.refuse(
+        "gpu_memory",
+        f"{which}, whose driver does not tell the memory.",
+        f"figures of the driver, or the inventory's. A GPU that shares the host's memory has none of its own: here "
+        f"{gib(available)} of that are available.",
+        f"Set {variable} to what may be used of each such GPU, such as {max(1, available * 3 // 4 // GIB)}GiB.",
+    )
+    return []
 
 
 def _named(plan: Plan, units: list[Gpu], minimum: str, names: Sequence[str] | None) -> list[Gpu]:
@@ -911,6 +975,17 @@ def _judge_host_memory(plan: Plan, model: Model, host: Mapping[str, Any], settin
             f"Set {VARIABLES['workers']}: {most}."
             if most >= 1
             else "Free memory on the host, or take a model that is cut into smaller files.",
+        )
+
+
+def _warn_of_shared_memory(plan: Plan, gpu: Mapping[str, Any]) -> None:
+    """Where the inventory told a GPU's memory, that may be the host's: both needs then come out of one."""
+    silent = any(not entry.get("memory_total_mib") and entry.get("mig") != "enabled" for entry in gpu.get("gpus") or [])
+    needed = plan.workers * plan.memory.get("needed_mib", 0) + plan.host_memory["needed_mib"]
+    if silent and plan.memory and not plan.problems and needed > plan.host_memory["available_mib"]:
+        plan.warnings.append(
+            f"Where the GPU shares the host's memory, {gib(needed * MIB)} are needed of "
+            f"{gib(plan.host_memory['available_mib'] * MIB)}: {VARIABLES['gpu_memory']} counts what is the GPU's alone."
         )
 
 

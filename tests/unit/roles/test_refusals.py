@@ -68,6 +68,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], list[str] | None]] = {
         ["Found /etc/hostname, which cannot be used as a CA file", "and name that file in image_ca_certificates."],
     ),
     "preflight, good": ("preflight", "preflight.yml", GOOD_PLAN, None),
+    "preflight, memory": (
+        "preflight",
+        "preflight.yml",
+        {**GOOD_PLAN, "preflight_gpu_memory": "much"},
+        ["Found preflight_gpu_memory 'much'", "such as 80GiB"],
+    ),
     "preflight, device": (
         "preflight",
         "preflight.yml",

@@ -285,3 +285,17 @@ def test_it_is_told_in_words() -> None:
     assert said[-1].startswith("  Found ")
     # Nothing could be placed.
     assert fp.lines("gpu-1", plan())[-1].startswith("  Found no NVIDIA GPU")
+
+
+def test_gpus_that_do_not_tell_their_memory() -> None:
+    silent = gpus({**card(0, 0), "memory_total_mib": None, "memory_free_mib": None})
+    refused = plan(gpu=silent, method="lora")
+    assert checks(refused) == ["gpu_memory"]
+    assert "Set finetune_gpu_memory to what may be used of each such GPU" in refused["problems"][0]["message"]
+    found = plan(gpu=silent, method="lora", gpu_memory="64GiB")
+    assert found["fits"] and found["memory"]["free_mib"] == 64 * 1024
+
+
+def test_an_engine_whose_configuration_cannot_be_read() -> None:
+    engine = {"answers": False, "error": "refused", "config_error": "Found a malformed file. Expected one that is not."}
+    assert checks(plan(gpu=cards(1, H200), on=machine(engine=engine), method="lora")) == ["engine"]

@@ -193,7 +193,20 @@ def test_names_are_not_always_xml(name: str, expected: str) -> None:
     assert processes(process("7", name, "1 MiB")) == (Process(7, expected, 1),)
 
 
-@pytest.mark.parametrize("value", ["ERR!", "[N/A]", "N/A", "Unknown Error", "GPU is lost", "15360", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ERR!",
+        "[N/A]",
+        "N/A",
+        "Unknown Error",
+        "GPU is lost",
+        "15360",
+        "",
+        "Not Supported",
+        "[Insufficient Permissions]",
+    ],
+)
 def test_values_of_a_sick_gpu(value: str) -> None:
     sick = gpu(
         2,

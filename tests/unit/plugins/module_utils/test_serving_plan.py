@@ -609,3 +609,91 @@ def test_an_engine_whose_configuration_cannot_be_read() -> None:
         gpu=gpus(card(0, 80)),
     )
     assert checks(found) == ["engine"]
+
+
+UNTOLD = {"memory_total_mib": None, "memory_free_mib": None, "memory_used_mib": None, "memory_reserved_mib": None}
+GB10 = card(0, 0, name="NVIDIA GB10", compute_capability="12.1", **UNTOLD)
+OURS = {"pid": 7, "name": "python3", "container": "a" * 64, "memory_mib": 14000}
+OTHER = {"pid": 8, "name": "Xorg", "container": "", "memory_mib": 1024}
+MINE = {"containers": [{"id": "a" * 64, "own": True, "memory_mib": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "own", "untold", "expected"),
+    [
+        # total, free in GiB, and whether they are known
+        (card(0, 80, 10), False, None, (80, 70, True)),
+        (GB10, False, None, (0, 0, False)),
+        (card(0, 0), False, None, (0, 0, False)),
+        (GB10, False, 64, (64, 64, True)),
+        (card(0, 80, 10), False, 64, (80, 70, True)),
+        ({**GB10, "processes": [OTHER]}, False, 64, (64, 63, True)),
+        ({**GB10, "processes": [{**OTHER, "memory_mib": None}]}, False, 64, (64, 64, True)),
+        ({**GB10, "processes": [OURS]}, True, None, (0, 0, False)),
+        ({**GB10, "processes": [OURS]}, True, 64, (64, 64, True)),
+        # A driver that tells the total alone.
+        ({**card(0, 80), "memory_free_mib": None}, False, None, (80, 0, False)),
+        ({**card(0, 80), "memory_free_mib": None}, False, 64, (80, 64, True)),
+        ({**card(0, 80), "memory_free_mib": None, "processes": [OURS]}, True, None, (80, 80, True)),
+        # What our worker holds is not told: all that the others do not.
+        ({**card(0, 80, 30), "processes": [{**OURS, "memory_mib": None}, OTHER]}, True, None, (80, 79, True)),
+        (
+            {**card(0, 80, 30), "processes": [{**OURS, "memory_mib": None}, {**OTHER, "memory_mib": None}]},
+            True,
+            None,
+            (80, 50, True),
+        ),
+    ],
+)
+def test_gpus_that_do_not_tell_their_memory(
+    entry: dict[str, Any], own: bool, untold: int | None, expected: tuple[int, int, bool]
+) -> None:
+    (unit,) = sp.gpu_units({"gpus": [entry]}, ["a" * 64] if own else [], untold * GIB if untold else None)
+    assert (unit.total / GIB, unit.free / GIB, unit.told) == expected
+
+
+def test_a_mig_device_without_memory() -> None:
+    parts = [{"index": 0, "profile": "3g.40gb", "memory_total_mib": None, "memory_free_mib": None}]
+    entry = card(0, 0, mig="enabled", mig_devices=parts, **UNTOLD)
+    (unit,) = sp.gpu_units({"gpus": [entry]}, [])
+    assert (unit.told, unit.mig) == (False, True)
+    (unit,) = sp.gpu_units({"gpus": [entry]}, [], 40 * GIB)
+    assert (unit.told, unit.free) == (True, 40 * GIB)
+
+
+def test_a_gpu_that_shares_the_hosts_memory_takes_a_word_of_the_inventory() -> None:
+    refused = plan(gpu=gpus(GB10), workers=1, num_gpus=1, load_8bit=False)
+    assert checks(refused) == ["gpu_memory"]
+    (problem,) = refused["problems"]
+    assert problem["message"].startswith("Found NVIDIA GB10 (nvidia.com/gpu=0), whose driver does not tell the memory.")
+    remedy = "Set preflight_gpu_memory to what may be used of each such GPU, such as 375GiB."
+    assert problem["message"].endswith(remedy)
+    # What it says, done.
+    found = plan(gpu=gpus(GB10), gpu_memory="375GiB")
+    assert found["fits"] and found["gpus"] == [["nvidia.com/gpu=0"]]
+    assert found["memory"]["free_mib"] == 375 * 1024
+    # The inventory's word is judged as the driver's is.
+    assert checks(plan(gpu=gpus(GB10), gpu_memory="4GiB")) == ["gpu_memory"]
+
+
+def test_others_are_taken_where_one_does_not_tell() -> None:
+    both = gpus(card(0, 80), {**GB10, "index": 1})
+    found = plan(gpu=both)
+    assert found["fits"] and found["gpus"] == [["nvidia.com/gpu=0"]]
+    assert any("NVIDIA GB10 (nvidia.com/gpu=1) left out" in warning for warning in found["warnings"])
+    assert checks(plan(gpu=both, gpus=["nvidia.com/gpu=1"])) == ["gpu_memory"]
+    assert plan(gpu=both, gpus=["nvidia.com/gpu=1"], gpu_memory="64GiB")["gpus"] == [["nvidia.com/gpu=1"]]
+
+
+def test_a_host_that_serves_already_on_such_a_gpu() -> None:
+    again = plan(gpu=gpus({**GB10, "processes": [OURS]}), on=host(**MINE), gpu_memory="64GiB")
+    assert again["fits"]
+
+
+def test_memory_that_gpu_and_host_share_is_counted_once() -> None:
+    small = host(memory={"total_mib": 32 * 1024, "available_mib": 24 * 1024})
+    found = plan(gpu=gpus(GB10), on=small, gpu_memory="24GiB")
+    assert found["fits"]
+    assert any(warning.startswith("Where the GPU shares the host's memory, ") for warning in found["warnings"])
+    assert not any("shares" in warning for warning in plan(gpu=gpus(card(0, 80)), on=small)["warnings"])
+    assert not any("shares" in warning for warning in plan(gpu=gpus(GB10), gpu_memory="24GiB")["warnings"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -236,6 +237,24 @@ def test_the_driver_is_asked_for_a_capability_that_is_not_known(run: Run, served
         "echo GPU-00000000-0000-0000-0000-000000000001, 9.0; echo GPU-00000000-0000-0000-0000-000000000002, 13.0",
     )
     assert [gpu["compute_capability"] for gpu in run()["gpu"]["gpus"]] == ["9.0", "13.0"]
+
+
+def test_gpus_that_tell_neither_uuid_nor_memory(run: Run, served: Host) -> None:
+    """N/A wherever nvidia-smi has no figure. What one GPU lacks is not taken from another."""
+    served.device(SECOND, "3fff")
+    text = re.sub(r"<(uuid|total|free|used|reserved|current_ecc)>[^<]*<", r"<\1>N/A<", H200.read_text(encoding="utf-8"))
+    served.write("answer.xml", text)
+    served.program("nvidia-smi", f'[ "$1" = --query ] && exec cat {served.root}/answer.xml; echo "[N/A], [N/A]"')
+    found = run()["gpu"]
+    assert found["driver"]["answers"]
+    assert [gpu["compute_capability"] for gpu in found["gpus"]] == ["9.0", ""]
+    for gpu in found["gpus"]:
+        assert (gpu["uuid"], gpu["memory_total_mib"], gpu["memory_free_mib"], gpu["ecc"]) == (
+            "",
+            None,
+            None,
+            "unsupported",
+        )
 
 
 @pytest.mark.parametrize(("own", "container"), [("0::/init.scope\n", ID), (f"0::/docker/{ID}\n", "")])
