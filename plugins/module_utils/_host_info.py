@@ -7,20 +7,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 PROJECT_LABEL = "com.docker.compose.project"
-LISTENING = "0A"
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A socket that listens."""
-
-    port: int
-    inode: str
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
@@ -39,28 +29,23 @@ def parse_os_release(text: str) -> dict[str, str]:
     }
 
 
-def parse_listeners(text: str) -> list[Listener]:
-    """The listening sockets of /proc/net/tcp or tcp6."""
-    found = []
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == LISTENING:
-            found.append(Listener(int(fields[1].rpartition(":")[2], 16), fields[9]))
-    return found
-
-
 def parse_containers(payload: Any, project: str) -> list[dict[str, Any]]:
     """The containers of GET /containers/json."""
     found = []
     for entry in payload if isinstance(payload, list) else []:
-        ports = {int(port["PublicPort"]) for port in entry.get("Ports") or [] if port.get("PublicPort")}
+        published = {
+            (str(port.get("IP") or ""), int(port["PublicPort"]))
+            for port in entry.get("Ports") or []
+            if port.get("PublicPort") and port.get("Type", "tcp") == "tcp"
+        }
         found.append(
             {
                 "id": str(entry.get("Id") or ""),
                 "name": str((entry.get("Names") or [""])[0]).lstrip("/"),
                 "own": (entry.get("Labels") or {}).get(PROJECT_LABEL) == project,
                 "running": entry.get("State") == "running",
-                "ports": sorted(ports),
+                "ports": sorted({port for _address, port in published}),
+                "published": sorted(published),
             }
         )
     return found
@@ -74,33 +59,3 @@ def container_of(cgroup: str, ids: Iterable[str]) -> str:
 def parse_rss(status: str) -> int:
     """Memory in KiB that a process alone holds, from /proc/PID/status."""
     return sum(int(kib) for kib in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", status, re.MULTILINE))
-
-
-def judge_ports(
-    wanted: Sequence[int],
-    listeners: Sequence[Listener],
-    processes: Mapping[str, str],
-    containers: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """Who has each port: a container that publishes it, or else the process behind its socket.
-
-    processes: inode of a socket → the process that holds it, in words.
-    """
-    found = []
-    for port in wanted:
-        published = [container for container in containers if container["running"] and port in container["ports"]]
-        sockets = [listener for listener in listeners if listener.port == port]
-        by = ""
-        if published:
-            by = f"the container {published[0]['name']}"
-        elif sockets:
-            by = next((processes[socket.inode] for socket in sockets if socket.inode in processes), "")
-        found.append(
-            {
-                "port": port,
-                "free": not published and not sockets,
-                "own": any(container["own"] for container in published),
-                "by": by,
-            }
-        )
-    return found

@@ -111,6 +111,7 @@ VARIABLES = {
     "gpu_memory": "preflight_gpu_memory",
     "limit_worker_concurrency": "fastchat_limit_worker_concurrency",
     "ports": "fastchat_port",
+    "address": "fastchat_bind_address",
     "model": "vicuna_model_repo",
     "root": "model_root",
     "exclude": "model_exclude",
@@ -1043,7 +1044,8 @@ def _judge_ports(plan: Plan, host: Mapping[str, Any]) -> None:
                 "port",
                 f"port {port['port']} taken by {port['by'] or 'an unknown process'}.",
                 "a free port for the edge.",
-                f"Stop that service, or choose another port ({VARIABLES['ports']}).",
+                f"Stop that service, or choose another port ({VARIABLES['ports']}) or address "
+                f"({VARIABLES['address']}).",
             )
 
 

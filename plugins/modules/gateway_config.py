@@ -155,7 +155,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
     removed,
     replace,
 )
-from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import ports, processes
 from ansible_collections.vicuna.fleet.plugins.module_utils._host.pem import blocks
 
 
@@ -170,6 +170,29 @@ def sans(names: list[str]) -> str:
     """What OpenSSL takes for subjectAltName."""
     kinds = {name: "IP" if re.fullmatch(r"[0-9.]+|.*:.*", name) else "DNS" for name in names}
     return ",".join(f"{kind}:{name}" for name, kind in kinds.items())
+
+
+def binds(config: str) -> list[tuple[str, int]]:
+    """Address and port of each bind line."""
+    found = re.findall(r"^\s*bind\s+(\S*):(\d+)(?:\s|$)", config, re.MULTILINE)
+    every = "0.0.0.0"  # noqa: S104 - compared with, not bound
+    return [(address if address not in ("", "*") else every, int(port)) for address, port in found]
+
+
+def refuse_taken(module: AnsibleModule) -> None:
+    """HAProxy itself only tells at its start, when the configuration that worked is gone."""
+    wanted = binds(module.params["config"])
+    there = ports.listeners(port for _address, port in wanted)
+    holders = ports.owners({listener.inode for listener in there})
+    foreign = [listener for listener in there if not holders.get(listener.inode, "").startswith("haproxy ")]
+    for address, port in wanted:
+        for listener in ports.in_the_way(port, address, foreign):
+            by = holders.get(listener.inode, "") or "an unknown process"
+            module.fail_json(
+                msg=f"Found port {port} of the gateway taken by {by}, which listens at {listener.address}. Expected it "
+                f"to be free at {address}. Stop that service, or change gateway_port, gateway_stats_port or "
+                "gateway_bind_address. Nothing was written."
+            )
 
 
 def read(path: Path) -> str:
@@ -290,6 +313,7 @@ def main() -> None:
     # It lies in sbin, which a login's PATH may lack.
     haproxy = module.get_bin_path("haproxy", opt_dirs=["/usr/sbin", "/usr/local/sbin"])
     if haproxy is None:
+        refuse_taken(module)
         module.exit_json(changed=False, installed=False)
     try:
         module.exit_json(**work(module, haproxy))
@@ -329,11 +353,13 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
     differing = [str(path) for path, content in after.items() if before[path] != content]
     # Copies of keys that are used no more do not stay behind.
     stale = [path for path in directory.iterdir() if path.name not in files] if directory.is_dir() else []
+    runtime = Runtime(params["socket"], params["master_socket"])
+    runs = loaded(runtime)
+    if differing or runs is None:
+        refuse_taken(module)
     if differing:
         validate(module, haproxy, config, files)
 
-    runtime = Runtime(params["socket"], params["master_socket"])
-    runs = loaded(runtime)
     # Its digest is that of the configuration; the other files it may have read while they were something else.
     must_reload = runs is not None and bool(
         runs[0] != digest

@@ -43,6 +43,10 @@ options:
     type: list
     elements: int
     default: []
+  bind_address:
+    description: The IP address at which O(ports) are wanted. A listener at another one of the host is not in the way.
+    type: str
+    default: 0.0.0.0
   images:
     description: Images of which it is asked whether the engine has them.
     type: list
@@ -129,7 +133,9 @@ host:
       description: Bytes of objects of other revisions, which M(vicuna.fleet.git_lfs) removes where space is needed.
       type: int
     ports:
-      description: For each of O(ports) whether it is C(free), C(by) whom it is taken, if by the C(own) project.
+      description:
+        - For each of O(ports) whether it is C(free) at O(bind_address), C(by) whom it is taken, if by the C(own)
+          project alone.
       type: list
       elements: dict
       sample: [{port: 8000, free: false, own: true, by: the container vicuna-edge-1}]
@@ -142,8 +148,9 @@ host:
       sample: {answers: true, error: "", root: /var/lib/docker, config_error: ""}
     containers:
       description:
-        - All containers, with C(id), C(name), C(own), C(running), the C(ports) that they publish, and for the project's
-          own C(memory_mib), what their processes hold.
+        - All containers, with C(id), C(name), C(own), C(running), the C(ports) that they publish and where
+          (C(published), pairs of an address and a port), and for the project's own C(memory_mib), what their processes
+          hold.
       type: list
       elements: dict
     images:
@@ -169,12 +176,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import ConfigError, data_root
 from ansible_collections.vicuna.fleet.plugins.module_utils._daemon_config import read as read_config
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import ports
 from ansible_collections.vicuna.fleet.plugins.module_utils._host_info import (
-    Listener,
     container_of,
-    judge_ports,
     parse_containers,
-    parse_listeners,
     parse_meminfo,
     parse_os_release,
     parse_rss,
@@ -193,6 +198,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
         "options": {"oid": {"type": "str", "required": True}, "size": {"type": "int", "required": True}},
     },
     "ports": {"type": "list", "elements": "int", "default": []},
+    "bind_address": {"type": "str", "default": "0.0.0.0"},  # noqa: S104 - compared with, not bound
     "images": {"type": "list", "elements": "str", "default": []},
     "project": {"type": "str", "default": "vicuna"},
     "reference_time": {"type": "float", "default": 0.0},
@@ -276,20 +282,6 @@ def stored(stores: t.Iterable[Path], objects: list[dict[str, t.Any]]) -> tuple[i
     return sum(present.values()), reclaimable
 
 
-def socket_owners(inodes: set[str]) -> dict[str, str]:
-    """Inode of a socket → the process that holds it, in words."""
-    owners: dict[str, str] = {}
-    for process in PROC.glob("[0-9]*") if inodes else ():
-        try:
-            for link in (process / "fd").iterdir():
-                target = str(link.readlink())
-                if target.startswith("socket:[") and target[8:-1] in inodes:
-                    owners.setdefault(target[8:-1], f"{read(process / 'comm').strip()} (pid {process.name})")
-        except OSError:
-            continue
-    return owners
-
-
 def memory_of(ids: list[str]) -> dict[str, int]:
     """MiB that the processes of each container hold."""
     kib = dict.fromkeys(ids, 0)
@@ -323,10 +315,8 @@ def main() -> None:
         stores += [Path(params["model_store"])] if params["model_store"] else []
         present, reclaimable = stored(stores, params["objects"])
 
-    listeners: list[Listener] = []
-    for name in ("tcp", "tcp6"):
-        listeners += parse_listeners(read(PROC / "net" / name))
-    wanted = [listener for listener in listeners if listener.port in params["ports"]]
+    listening = ports.listeners(params["ports"])
+    holders = ports.owners({listener.inode for listener in listening})
     memory = parse_meminfo(read(PROC / "meminfo"))
     host: dict[str, t.Any] = {
         "system": parse_os_release(read(OS_RELEASE)),
@@ -335,9 +325,7 @@ def main() -> None:
         "file_systems": systems,
         "objects_bytes": present,
         "reclaimable_bytes": reclaimable,
-        "ports": judge_ports(
-            params["ports"], wanted, socket_owners({listener.inode for listener in wanted}), containers
-        ),
+        "ports": ports.judge(params["ports"], params["bind_address"], listening, holders, containers),
         "engine": {
             "answers": not engine.error,
             "error": engine.error,

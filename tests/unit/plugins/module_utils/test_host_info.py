@@ -3,28 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _host_info as hi
 
-# /proc/net/tcp6 and tcp of a Debian 13 host: sshd listens, docker-proxy listens, one connection of sshd.
-ROW = " 00000000:00000000 00:00000000 00000000     0        0 {} 1 0000000000000000 100 0 0 10 0\n"
-TCP = (
-    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-    "   0: 00000000:0016 00000000:0000 0A"
-    + ROW.format(13845)
-    + "   1: 00000000:1F40 00000000:0000 0A"
-    + ROW.format(50121)
-    + "   2: 0200C80A:0016 0100C80A:C350 01"
-    + ROW.format(41122)
-)
-TCP6 = (
-    "  sl  local_address                         remote_address                        st tx_queue rx_queue "
-    "tr tm->when retrnsmt   uid  timeout inode\n"
-    f"   0: {'0' * 32}:1F41 {'0' * 32}:0000 0A" + ROW.format(50122)
-)
 # GET /containers/json?all=1 of Docker Engine 26.1.5, shortened to what is read.
 CONTAINERS = [
     {
@@ -42,20 +24,18 @@ CONTAINERS = [
         "Names": ["/web"],
         "Labels": None,
         "State": "running",
-        "Ports": [{"PrivatePort": 80, "PublicPort": 8001}],
+        "Ports": [
+            {"PrivatePort": 80, "PublicPort": 8001},
+            {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 8000, "Type": "udp"},
+        ],
     },
     {"Id": "0b" * 32, "Names": ["/old"], "Labels": {}, "State": "exited", "Ports": []},
 ]
 
 
-def test_listeners() -> None:
-    assert hi.parse_listeners(TCP) == [hi.Listener(22, "13845"), hi.Listener(8000, "50121")]
-    assert hi.parse_listeners(TCP6) == [hi.Listener(8001, "50122")]
-    assert hi.parse_listeners("") == []
-
-
 def test_containers() -> None:
     found = hi.parse_containers(CONTAINERS, "vicuna")
+    assert found[0]["published"] == [("0.0.0.0", 8000), ("::", 8000)]
     assert [(entry["name"], entry["own"], entry["running"], entry["ports"]) for entry in found] == [
         ("vicuna-edge-1", True, True, [8000]),
         ("web", False, True, [8001]),
@@ -63,31 +43,6 @@ def test_containers() -> None:
     ]
     assert hi.parse_containers(None, "vicuna") == []
     assert hi.parse_containers({"message": "no"}, "vicuna") == []
-
-
-@pytest.mark.parametrize(
-    ("port", "processes", "containers", "expected"),
-    [
-        (9000, {}, CONTAINERS, (True, False, "")),
-        (8000, {"50121": "docker-proxy (pid 9)"}, CONTAINERS, (False, True, "the container vicuna-edge-1")),
-        (8001, {}, CONTAINERS, (False, False, "the container web")),
-        (8000, {"50121": "nginx (pid 7)"}, [], (False, False, "nginx (pid 7)")),
-        # An engine without a userland proxy publishes without a socket.
-        (8000, {}, [], (False, False, "")),
-        (22, {"13845": "sshd (pid 1)"}, [], (False, False, "sshd (pid 1)")),
-    ],
-)
-def test_ports(
-    port: int, processes: dict[str, str], containers: list[dict[str, Any]], expected: tuple[bool, bool, str]
-) -> None:
-    listeners = hi.parse_listeners(TCP) + hi.parse_listeners(TCP6)
-    (found,) = hi.judge_ports([port], listeners, processes, hi.parse_containers(containers, "vicuna"))
-    assert (found["free"], found["own"], found["by"]) == expected
-
-
-def test_a_port_that_is_published_without_a_socket() -> None:
-    (found,) = hi.judge_ports([8000], [], {}, hi.parse_containers(CONTAINERS, "vicuna"))
-    assert (found["free"], found["own"]) == (False, True)
 
 
 def test_meminfo() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,35 @@ def test_no_openssl_and_no_certificate(run: Run, tmp_path: Path) -> None:
 )
 def test_names_in_a_certificate(names: list[str], expected: str) -> None:
     assert gateway_config.sans(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("    bind 0.0.0.0:8443 ssl crt x", [("0.0.0.0", 8443)]),
+        ("    bind [::]:8443", [("[::]", 8443)]),
+        ("    bind :80", [("0.0.0.0", 80)]),
+        ("    bind *:80", [("0.0.0.0", 80)]),
+        ("    # bind 1.2.3.4:80\n    bind 127.0.0.1:8404", [("127.0.0.1", 8404)]),
+        ("    bind /run/x.sock", []),
+    ],
+)
+def test_binds(line: str, expected: list[tuple[str, int]]) -> None:
+    assert gateway_config.binds(f"frontend a\n{line}\n") == expected
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_port_that_something_else_holds(run: Run, tmp_path: Path, installed: bool) -> None:
+    if installed:
+        fake_haproxy(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = run(config=f"frontend a\n    bind 0.0.0.0:{port}\n")
+        assert result["failed"] and not (tmp_path / "haproxy.cfg").exists()
+        found = f"Found port {port} of the gateway taken by "
+        assert result["msg"].startswith(found) and "which listens at 127.0.0.1. Expected" in result["msg"]
+        assert "gateway_stats_port" in result["msg"]
+        # Another address of the same machine.
+        assert not run(config=f"frontend a\n    bind 127.0.0.2:{port}\n").get("failed")
