@@ -19,9 +19,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Callable, Protocol
+
+from ansible_collections.vicuna.fleet.plugins.module_utils._finetune.formats import (
+    HEAD,
+    Known,
+    dialogue_format,
+    file_format,
+    is_parts,
+    is_speaker,
+    turns_convert,
+)
+from ansible_collections.vicuna.fleet.plugins.module_utils._finetune.formats import SUFFIXES as OTHERS
+from ansible_collections.vicuna.fleet.plugins.module_utils._finetune.remedies import (
+    SYSTEM,
+    conversion,
+    remedy,
+)
 
 SUFFIXES = (".json", ".jsonl")
 SPEAKERS = ("human", "gpt")
@@ -32,13 +48,13 @@ SLACK = 16
 # Characters of a text in a message.
 QUOTED = 40
 
-# What other formats call the two speakers. FastChat's own cleaning of ShareGPT knows most of them.
-HUMAN = ("user", "prompter", "question", "instruction", "input", "me")
-GPT = ("assistant", "chatgpt", "gpt-4", "gpt4", "bing", "bard", "bot", "model", "ai", "answer", "output", "vicuna")
 # What a Llama tokenizer reads as one token with a meaning of its own, wherever it stands.
 _SPECIAL = re.compile(r"</?s>|<unk>")
 _BAD_BYTES = re.compile("[\udc80-\udcff]+")
 _SURROGATES = re.compile("[\ud800-\udfff]+")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# Both halves of characters, each as three bytes.
+_CESU = re.compile(rb"(\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf])+")
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 ERROR, WARNING = "error", "warning"
@@ -115,15 +131,20 @@ class Findings:
         found = []
         for kind in self.counts:
             mine = [finding for finding in self.kept if finding.kind == kind and finding.severity == severity]
-            found += [finding.message for finding in mine]
+            told = ""
+            for finding in mine:
+                # A command of several lines is told once.
+                found.append(finding.message if finding.remedy != told else replace(finding, remedy="as above").message)
+                told = finding.remedy
             if mine and kind in self.hidden:
                 found.append(f"… and {self.hidden[kind]} more: {kind}.")
         return found
 
 
 def quote(text: str) -> str:
-    """A text as JSON writes it, shortened."""
-    return json.dumps(text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…", ensure_ascii=False)
+    """A text as JSON writes it, shortened; half of a character as its escape, since a message is UTF-8."""
+    written = json.dumps(text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…", ensure_ascii=False)
+    return _SURROGATES.sub(lambda match: "".join(f"\\u{ord(half):04x}" for half in match[0]), written)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -131,12 +152,13 @@ def quote(text: str) -> str:
 
 @dataclass(frozen=True)
 class Element:
-    """One value of a file. ``bad_bytes`` holds what is not UTF-8 in it."""
+    """One value of a file. ``bad_bytes`` holds what is not UTF-8 in it, ``half`` a half of a character."""
 
     index: int
     line: int
     value: Any
     bad_bytes: bytes = b""
+    half: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,19 +171,25 @@ class Broken:
     column: int
     message: str
     lost: bool
+    remedy: str
+
+
+def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.name.lower().endswith(suffixes) and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a dataset, sorted by name. Raises DatasetError."""
+    """The files of a dataset, sorted by name; without JSON, those of other formats. Raises DatasetError."""
     if path.is_dir():
-        found = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-        )
+        found = _inside(path, SUFFIXES) or _inside(path, OTHERS)
         if not found:
+            there = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
             raise DatasetError(
-                f"Found: no .json and no .jsonl file in {path}. Expected: the dataset's files. "
+                f"Found: no .json and no .jsonl file in {path}; it holds {there}. Expected: the dataset's files. "
                 "Remedy: point finetune_dataset at them."
             )
         return found
@@ -271,7 +299,48 @@ class _Window:
                 return
 
 
-_DECODER = json.JSONDecoder()
+class Twice(dict[str, Any]):
+    """An object in which a key stands twice: the last one counts, as everywhere."""
+
+    keys_twice: tuple[str, ...] = ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    twice = Twice(value)
+    twice.keys_twice = tuple(key for key, count in Counter(key for key, _value in pairs).items() if count > 1)
+    return twice
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _explained(window: _Window, at: int, message: str, array: bool) -> tuple[str, str]:
+    """What is wrong at a place that is no JSON, and the key of its remedy."""
+    text = window.text
+    rest, before = text[at : at + SLACK], text[:at].rstrip()[-1:]
+    if rest[:1] in ("]", "}") and (before == "," or (array and rest[0] == "]" and at == window.at)):
+        return f"a comma before {rest[0]}", "relaxed"
+    if rest.startswith(("//", "/*", "#")):
+        return "a comment, which JSON does not have", "relaxed"
+    if rest.startswith(("'", "None", "True", "False")):
+        return "a value as Python writes it, not JSON", "python"
+    if rest.startswith("\ufeff"):
+        return "a byte order mark within the file", "inner_byte_order_mark"
+    if rest.startswith(",") and not array and at == window.at:
+        return "expecting value: a comma between two dialogues of JSON Lines", "line_commas"
+    if message.startswith("Invalid control character"):
+        return f"{message[:1].lower()}{message[1:]} a line break or tab within a text", "control" if array else "line"
+    if not rest.strip() or message.startswith("Unterminated string"):
+        return message[:1].lower() + message[1:], "cut" if array else "line"
+    if message == FOLLOWS and rest.startswith("["):
+        return message, "lists"
+    return message[:1].lower() + message[1:], "broken" if array else "line"
+
+
+FOLLOWS = "something follows the list"
 
 
 def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
@@ -281,15 +350,24 @@ def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
     if array:
         window.at += 1
 
-    def broken(at: int, message: str) -> Broken:
-        return Broken(index, line, *window.place(at), message, lost=array)
+    def broken(message: str, at: int | None = None) -> Broken:
+        if at is None:
+            if window.at + SLACK >= len(window.text):
+                window.more()
+            at = window.at
+        message, key = _explained(window, at, message, array)
+        here, column = window.place(at)
+        # Only a dialogue that stands in one line can be left out by the line's number.
+        if key == "line" and here != line:
+            key = "broken"
+        return Broken(index, line, here, column, message, array, key)
 
     index, line = 0, 1
     while True:
         char = window.peek()
         line = window.mark()
         if not char and array:
-            yield broken(window.at, "the file ends within its list")
+            yield broken("the file ends within its list")
         if not char:
             return
         if array and char == "]" and index == 0:
@@ -297,7 +375,7 @@ def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
         try:
             value = window.value()
         except json.JSONDecodeError as error:
-            yield broken(error.pos, error.msg)
+            yield broken(error.msg, error.pos)
             if array:
                 return
             window.skip_line()
@@ -307,21 +385,22 @@ def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
         if window.dirty:
             matches = _BAD_BYTES.findall(window.text, window.begun, window.at)
             bad = b"".join(match.encode("utf-8", "surrogateescape") for match in matches)
-        yield Element(index, line, value, bad)
+        half = ""
+        if _ESCAPED_SURROGATE.search(window.text, window.begun, window.at):
+            half = _lone_surrogate(json.dumps(value, ensure_ascii=False))
+        yield Element(index, line, value, bad, half)
         index += 1
         if array:
             char = window.peek()
             if char == "]":
                 break
             if char != ",":
-                yield broken(
-                    window.at, "a comma is missing between two dialogues" if char else "the file ends within its list"
-                )
+                yield broken("a comma is missing between two dialogues" if char else "the file ends within its list")
                 return
             window.at += 1
     window.at += 1
     if window.peek():
-        yield broken(window.at, "something follows the list")
+        yield broken(FOLLOWS)
 
 
 # --- judging -----------------------------------------------------------------------------------------------------
@@ -350,9 +429,10 @@ class Dialogue:
 KINDS: dict[str, tuple[str, str]] = {
     "json": (ERROR, "a JSON array of dialogues, or one dialogue a line"),
     "utf8": (ERROR, "text in UTF-8"),
-    "utf16": (ERROR, "text in UTF-8"),
+    "format": (ERROR, "text in UTF-8: a JSON array of dialogues, or one dialogue a line"),
     "not_object": (ERROR, 'an object with "id" and "conversations"'),
     "no_conversations": (ERROR, 'an object with "id" and "conversations"'),
+    "duplicate_key": (ERROR, "each key once in an object; a reader takes one of them without a word"),
     "bad_turn": (ERROR, 'turns like {"from": "human", "value": "…"}'),
     "unknown_role": (ERROR, '"human" or "gpt"'),
     "not_text": (ERROR, 'text as "value"'),
@@ -362,6 +442,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "one_sided": (ERROR, "a turn from human, and one from gpt behind it"),
     "not_alternating": (ERROR, "human and gpt in turn; FastChat's training ends at such a dialogue"),
     "byte_order_mark": (WARNING, "UTF-8 without a byte order mark, as FastChat reads it"),
+    "not_read": (WARNING, ".json and .jsonl files; what is beside them is not read"),
     "leading_gpt": (WARNING, "human to begin; FastChat drops such a turn without a word"),
     "trailing_human": (WARNING, "gpt to end; FastChat drops the whole dialogue"),
     "no_id": (WARNING, 'an "id" that is text, to name the dialogue by'),
@@ -370,40 +451,47 @@ KINDS: dict[str, tuple[str, str]] = {
     "replacement": (WARNING, "text without U+FFFD, which stands where a character was lost"),
     "special_token": (WARNING, "text without it; the tokenizer reads it as a token with a meaning of its own"),
 }
-ROLES_REMEDY = """map them: jq 'map(.conversations |= map(.from |= ({"user": "human", "assistant": "gpt"}[.] // .)))'"""
-MESSAGES_REMEDY = (
-    "convert them: jq 'map({id: (.id // null), conversations: [.messages[] | "
-    """{from: {"user": "human", "assistant": "gpt"}[.role], value: .content}]})'"""
-)
-ALPACA_REMEDY = (
-    """convert them: jq 'map({conversations: [{from: "human", value: ([.instruction, .input // empty] | """
-    """map(select(. != "")) | join("\\n"))}, {from: "gpt", value: .output}]})'"""
-)
+# What sees a fault: (kind, what was found, the remedy's key, turn, what the remedy's command needs).
+Say = Callable[..., None]
 
 
-def judge(element: Element, file: str, findings: Findings) -> Dialogue | None:
-    """The dialogue as it is trained on, or none where it cannot be. Of each kind there is at most one finding."""
+def judge(element: Element, path: Path, findings: Findings, alone: bool = True) -> Dialogue | None:
+    """The dialogue as it is trained on, or none where it cannot be. Of each kind there is at most one finding.
+
+    ``alone``: whether finetune_dataset names the file, not its folder.
+    """
     value = element.value
     name = _name(value)
 
-    def say(kind: str, found: str, remedy: str, turn: int | None = None) -> None:
-        place = Place(file, element.index, name, turn, element.line)
-        findings.add(Finding(KINDS[kind][0], kind, place, found, KINDS[kind][1], remedy))
+    def say(kind: str, found: str, key: str, turn: int | None = None, **parts: str) -> None:
+        place = Place(path.name, element.index, name, turn, element.line)
+        mended = remedy(key, path, alone=alone, **parts)
+        findings.add(Finding(KINDS[kind][0], kind, place, found, KINDS[kind][1], mended))
 
     if element.bad_bytes:
         shown = element.bad_bytes[:8].hex(" ") + (" …" if len(element.bad_bytes) > 8 else "")
-        say("utf8", f"bytes that are not UTF-8: {shown}", "convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8")
+        key = "cesu" if _CESU.fullmatch(element.bad_bytes) else "utf8"
+        say("utf8", f"bytes that are not UTF-8: {shown}", key)
         return None
-    if not isinstance(value, dict):
-        say(
-            "not_object",
-            _type(value),
-            "take it out" if not isinstance(value, list) else "write one list, not lists in it",
+    turns = value.get("conversations") if isinstance(value, dict) else None
+    if element.half:
+        found = f"half of a character, \\u{ord(element.half):04x}"
+        turn = (
+            next((number for number, each in enumerate(turns) if _half_of(each)), None)
+            if isinstance(turns, list)
+            else None
         )
-        return None
-    turns = value.get("conversations")
+        if turn is not None or not isinstance(turns, list):
+            say("surrogate", found, "surrogate", turn)
+            return None
+        say("replacement", f"{found}, in what is not trained on", "surrogate")
+    if isinstance(value, Twice):
+        twice = [key for key in value.keys_twice if not isinstance(turns, list) or key in ("id", "conversations")]
+        if twice:
+            say("duplicate_key", f"{quote(twice[0])} twice", "duplicate_key")
+            return None
     if not isinstance(turns, list):
-        say("no_conversations", *_no_conversations(value))
+        _say_format(value, say)
         return None
     texts = _texts(turns, say)
     if texts is None:
@@ -414,36 +502,19 @@ def judge(element: Element, file: str, findings: Findings) -> Dialogue | None:
     # Where two follow each other from one speaker is judged first: it says more than what is then left.
     for number in range(1, len(texts)):
         if texts[number][0] == texts[number - 1][0]:
-            speaker = texts[number][0]
-            say(
-                "not_alternating",
-                f"two turns from {speaker} in a row",
-                "join them, or put the lost turn between",
-                number,
-            )
+            say("not_alternating", f"two turns from {texts[number][0]} in a row", "not_alternating", number)
             return None
     if not used:
-        say("one_sided", f"only a turn from {texts[0][0]}", "add the other speaker's turn, or take the dialogue out")
+        say("one_sided", f"only a turn from {texts[0][0]}", "one_sided")
         return None
     if first:
-        say(
-            "leading_gpt",
-            "a turn from gpt at the start, which is left out",
-            "take it out, or put a question before it",
-            0,
-        )
+        say("leading_gpt", "a turn from gpt at the start, which is left out", "leading_gpt", 0)
     if last:
-        say(
-            "trailing_human",
-            "a question at the end, which is left out",
-            "take it out, or add its answer",
-            len(texts) - 1,
-        )
+        say("trailing_human", "a question at the end, which is left out", "trailing_human", len(texts) - 1)
     _suspicious(used, int(first), say)
     if not isinstance(value.get("id"), str) or not name:
-        found = "no id" if "id" not in value else f"{_type(value['id'])} as id"
-        say("no_id", found, "give each dialogue one; until then its place is its name")
-        name = f"{Path(file).stem}-{element.index}"
+        say("no_id", "no id" if "id" not in value else f"{_type(value['id'])} as id", "no_id")
+        name = f"{path.stem}-{element.index}"
     return Dialogue(name or "", used)
 
 
@@ -455,69 +526,69 @@ def _name(value: Any) -> str | None:
     return _SURROGATES.sub("\ufffd", str(name)) or None
 
 
-def _no_conversations(value: dict[str, Any]) -> tuple[str, str]:
-    """What is found, and what mends it, where a dialogue has another format."""
-    if isinstance(value.get("messages"), list):
-        return '"messages" instead of "conversations"', MESSAGES_REMEDY
-    if "instruction" in value and "output" in value:
-        return '"instruction" and "output" instead of "conversations"', ALPACA_REMEDY
-    if "conversations" in value:
-        return f"{_type(value['conversations'])} as conversations", "make it a list of turns"
-    keys = ", ".join(quote(key) for key in list(value)[:5]) or "none"
-    return f"no conversations; its keys: {keys}", "convert the dataset to ShareGPT's format"
+def _say_format(value: Any, say: Say) -> None:
+    """What an element is that has no list of turns as its conversations."""
+    kind = "no_conversations" if isinstance(value, dict) else "not_object"
+    known = dialogue_format(value)
+    if known is None and kind == "not_object":
+        known = Known(_type(value), "not_object")
+    if known is None and "conversations" in value:
+        known = Known(f"{_type(value['conversations'])} as conversations", "no_conversations")
+    if known is None:
+        keys = ", ".join(quote(key) for key in list(value)[:5]) or "none"
+        known = Known(f"no conversations; its keys: {keys}", "no_conversations")
+    say(kind, known.found, known.remedy, **known.parts)
 
 
-def _texts(turns: list[Any], say: Any) -> list[tuple[str, str]] | None:
+def _texts(turns: list[Any], say: Say) -> list[tuple[str, str]] | None:
     """The turns as (speaker, text); none where one of them cannot be used."""
     if not turns:
-        say("one_sided", "no turn", "take the dialogue out")
+        say("one_sided", "no turn", "one_sided")
         return None
+    program = {"program": conversion(".conversations")}
     texts = []
     for number, turn in enumerate(turns):
+        if isinstance(turn, Twice):
+            say("duplicate_key", f"{quote(turn.keys_twice[0])} twice", "duplicate_key", number)
+            return None
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             found = f"keys {', '.join(map(quote, list(turn)[:5])) or 'none'}" if isinstance(turn, dict) else _type(turn)
-            say("bad_turn", found, 'name the speaker "from" and the text "value"', number)
+            if turns_convert(turns):
+                say("bad_turn", found, "convert", number, **program)
+            else:
+                say("bad_turn", found, "bad_turn", number)
             return None
         speaker, text = turn["from"], turn["value"]
-        if speaker not in SPEAKERS:
-            say(
-                "unknown_role",
-                quote(speaker) if isinstance(speaker, str) else _type(speaker),
-                _role_remedy(speaker),
-                number,
-            )
+        written = isinstance(text, str) or is_parts(text)
+        if speaker not in SPEAKERS and not (is_speaker(speaker) and not written):
+            found = quote(speaker) if isinstance(speaker, str) else _type(speaker)
+            if is_speaker(speaker):
+                system = speaker.strip().lower() in SYSTEM
+                found += ", where Vicuna's template has its own system prompt" if system else ""
+                say("unknown_role", found, "convert", number, **program)
+            else:
+                say("unknown_role", found, "unknown_role", number)
             return None
         if not isinstance(text, str):
-            say("not_text", _type(text), "write the text alone, or take the dialogue out", number)
+            if written:
+                say("not_text", f"{_type(text)} of texts", "convert", number, **program)
+            else:
+                say("not_text", _type(text), "not_text", number)
             return None
         if not text.strip():
-            say(
-                "empty_turn",
-                "no text" if not text else "blanks alone",
-                "write what was said, or take the dialogue out",
-                number,
-            )
-            return None
-        if lone := _lone_surrogate(text):
-            say("surrogate", f"half of a character, \\u{ord(lone):04x}", "write the whole character", number)
+            say("empty_turn", "no text" if not text else "blanks alone", "empty_turn", number)
             return None
         if "\0" in text:
-            say("nul", "the character NUL", "take it out", number)
+            say("nul", "the character NUL", "nul", number)
             return None
         texts.append((speaker, text))
     return texts
 
 
-def _role_remedy(speaker: Any) -> str:
-    name = speaker.strip().lower() if isinstance(speaker, str) else ""
-    if name == "system":
-        return (
-            "put its text in front of the first question, or take it out: Vicuna's template has its own system prompt"
-        )
-    if name in HUMAN or name in GPT or name in SPEAKERS:
-        other = "gpt" if name in GPT or name == "gpt" else "human"
-        return f'write "{other}" for {quote(speaker)}; ' + ROLES_REMEDY
-    return "write human for who asks and gpt for who answers; " + ROLES_REMEDY
+def _half_of(turn: Any) -> str:
+    """Half of a character in what is trained on of a turn."""
+    read = [turn.get("from"), turn.get("value")] if isinstance(turn, dict) else turn
+    return _lone_surrogate(json.dumps(read, ensure_ascii=False))
 
 
 def _lone_surrogate(text: str) -> str:
@@ -529,16 +600,16 @@ def _lone_surrogate(text: str) -> str:
     return ""
 
 
-def _suspicious(used: list[tuple[str, str]], before: int, say: Any) -> None:
+def _suspicious(used: list[tuple[str, str]], before: int, say: Say) -> None:
     """What is trained on as it stands and hardly meant so."""
     seen = set()
     for number, (_speaker, text) in enumerate(used, before):
         if "\ufffd" in text and "replacement" not in seen:
             seen.add("replacement")
-            say("replacement", "U+FFFD", "restore the text from its source", number)
+            say("replacement", "U+FFFD", "replacement", number)
         if "<" in text and "special_token" not in seen and (match := _SPECIAL.search(text)):
             seen.add("special_token")
-            say("special_token", match[0], "write it in another way, or take it out", number)
+            say("special_token", match[0], "special_token", number)
 
 
 def _type(value: Any) -> str:
@@ -562,6 +633,8 @@ class Survey:
 
     files: list[Path]
     findings: Findings
+    # Whether finetune_dataset names the file, not its folder.
+    alone: bool = True
     dialogues: int = 0
     turns: int = 0
     characters: int = 0
@@ -588,10 +661,14 @@ class Survey:
 
 def survey(path: Path, limit: int = 5) -> Survey:
     """Reads and judges a dataset. Raises DatasetError, and OSError."""
-    found = Survey(files_of(path), Findings(limit))
+    alone = not path.is_dir()
+    found = Survey(files_of(path), Findings(limit), alone)
+    if not alone and found.files[0].name.lower().endswith(SUFFIXES):
+        for other in _inside(path, OTHERS):
+            found.findings.add(_finding("not_read", Place(other.name), "a file of another format", other))
     digest = hashlib.sha256()
     names: dict[str, tuple[int, int]] = {}
-    for number, element, dialogue in _read(found.files, found.findings):
+    for number, element, dialogue in _read(found.files, found.findings, found.alone):
         found.dialogues += 1
         if dialogue is None:
             found.dropped += 1
@@ -612,48 +689,48 @@ def survey(path: Path, limit: int = 5) -> Survey:
     return found
 
 
+def _finding(
+    kind: str, place: Place, found: str, path: Path, key: str = "", *, alone: bool = True, **parts: str
+) -> Finding:
+    return Finding(KINDS[kind][0], kind, place, found, KINDS[kind][1], remedy(key or kind, path, alone=alone, **parts))
+
+
 def _same(kind: str, place: Place, files: list[Path], there: tuple[int, int]) -> Finding:
     """That a dialogue, or its id, was there before."""
-    what, remedy = {
-        "duplicate": ("the same turns as", "take one of them out"),
-        "duplicate_id": ("the id of", "give them different ids"),
-    }[kind]
-    first = Place(files[there[0]].name, there[1])
-    return Finding(KINDS[kind][0], kind, place, f"{what} {first}", KINDS[kind][1], remedy)
+    first = files[there[0]]
+    what = {"duplicate": "the same turns as", "duplicate_id": "the id of"}[kind]
+    return _finding(kind, place, f"{what} {Place(first.name, there[1])}", first)
 
 
-def _read(files: list[Path], findings: Findings) -> Iterator[tuple[int, Element, Dialogue | None]]:
+def _read(files: list[Path], findings: Findings, alone: bool) -> Iterator[tuple[int, Element, Dialogue | None]]:
     """Every dialogue of every file; what is no JSON is a finding alone."""
     for number, path in enumerate(files):
         with path.open("rb") as stream:
-            if not _readable(stream, path.name, findings):
+            if not _readable(stream, path, findings, alone):
                 continue
             for element in elements(stream):
                 if isinstance(element, Element):
-                    yield number, element, judge(element, path.name, findings)
+                    yield number, element, judge(element, path, findings, alone)
                     continue
                 place = Place(path.name, element.index, None, None, element.line, element.column)
-                said = element.message[:1].lower() + element.message[1:]
+                said = element.message
                 if element.begins < element.line:
                     said += f", in what begins in line {element.begins}"
                 if element.lost:
                     said += "; what follows in the file was not read"
-                remedy = "mend the JSON at this place" + ("; jq . FILE shows it, too" if element.lost else "")
-                findings.add(Finding(ERROR, "json", place, said, KINDS["json"][1], remedy))
+                line = str(element.line)
+                findings.add(_finding("json", place, said, path, element.remedy, alone=alone, line=line))
 
 
-def _readable(stream: BinaryIO, name: str, findings: Findings) -> bool:
-    """Whether a file's first bytes are those of UTF-8; the stream stands at its start again."""
-    head = stream.read(4)
+def _readable(stream: BinaryIO, path: Path, findings: Findings, alone: bool) -> bool:
+    """Whether a file's first bytes can be those of JSON in UTF-8; the stream stands at its start again."""
+    head = stream.read(HEAD)
     stream.seek(0)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        remedy = "convert the file: iconv -f UTF-16 -t UTF-8"
-        findings.add(Finding(ERROR, "utf16", Place(name), "UTF-16", KINDS["utf16"][1], remedy))
+    if known := file_format(head, path):
+        findings.add(_finding("format", Place(path.name), known.found, path, known.remedy, alone=alone, **known.parts))
         return False
     if head.startswith(codecs.BOM_UTF8):
-        remedy = "nothing is needed here; sed '1s/^\\xef\\xbb\\xbf//' takes it out for other programs"
-        kind = "byte_order_mark"
-        findings.add(Finding(WARNING, kind, Place(name), "a byte order mark", KINDS[kind][1], remedy))
+        findings.add(_finding("byte_order_mark", Place(path.name), "a byte order mark", path))
     return True
 
 
@@ -697,7 +774,7 @@ def hold_out(found: Survey, share: float, seed: int) -> None:
 def write(found: Survey, train: Sink, heldout: Sink) -> None:
     """Writes both sides as JSON, a dialogue a line, in the dataset's order. Raises DatasetError."""
     digest, written = hashlib.sha256(), {train: 0, heldout: 0}
-    for _number, _element, dialogue in _read(found.files, Findings(0)):
+    for _number, _element, dialogue in _read(found.files, Findings(0), found.alone):
         if dialogue is None:
             continue
         member = dialogue.digest
@@ -716,9 +793,9 @@ def write(found: Survey, train: Sink, heldout: Sink) -> None:
 
 def problems(found: Survey, allow_dropped: bool) -> list[str]:
     """Why the dataset is not used as it is; empty where it is."""
-    unread = found.findings.counts["json"] + found.findings.counts["utf16"]
+    unread = found.findings.counts["json"] + found.findings.counts["format"]
     if not found.dialogues and not unread:
-        names = ", ".join(path.name for path in found.files[:5])
+        names = ", ".join(f"{path.name} ({path.stat().st_size} bytes)" for path in found.files[:5])
         return [
             f"Found: no dialogue in {names}. Expected: one or more. "
             "Remedy: point finetune_dataset at a dataset in ShareGPT's format."
@@ -730,7 +807,7 @@ def problems(found: Survey, allow_dropped: bool) -> list[str]:
 
 def way_out(found: Survey) -> list[str]:
     """How many have errors, and that they can be left out; empty where nothing would be left, or read, without them."""
-    if not found.dropped or not found.used or found.findings.counts["json"] + found.findings.counts["utf16"]:
+    if not found.dropped or not found.used or found.findings.counts["json"] + found.findings.counts["format"]:
         return []
     return [
         f"Found: {found.dropped} of {found.dialogues} dialogues with errors. Expected: none. Remedy: mend them, or set "

@@ -126,10 +126,11 @@ sha256:
 counts:
   description:
     - How many findings there are of each kind.
-    - Errors are C(json), C(utf16), C(utf8), C(not_object), C(no_conversations), C(bad_turn), C(unknown_role),
-      C(not_text), C(empty_turn), C(surrogate), C(nul), C(one_sided) and C(not_alternating).
-    - Warnings are C(byte_order_mark), C(leading_gpt), C(trailing_human), C(no_id), C(duplicate), C(duplicate_id),
-      C(replacement) and C(special_token).
+    - Errors are C(json), C(format) for a file that is something else as a whole, C(utf8), C(not_object),
+      C(no_conversations), C(duplicate_key), C(bad_turn), C(unknown_role), C(not_text), C(empty_turn), C(surrogate),
+      C(nul), C(one_sided) and C(not_alternating).
+    - Warnings are C(byte_order_mark), C(not_read), C(leading_gpt), C(trailing_human), C(no_id), C(duplicate),
+      C(duplicate_id), C(replacement) and C(special_token).
   returned: when the files could be read
   type: dict
   sample: {duplicate: 2}

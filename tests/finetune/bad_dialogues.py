@@ -19,10 +19,11 @@ def dialogue(*turns: Any) -> bytes:
 FILES: dict[str, bytes] = {
     "json": b"[{",
     "utf8": dialogue(ASKED, {"from": "gpt", "value": "caf_"}).replace(b"caf_", b"caf\xe9"),
-    "utf16": dialogue(ASKED, ANSWERED).decode().encode("utf-16"),
+    "format": dialogue(ASKED, ANSWERED).decode().encode("utf-16"),
     "not_object": b"[1]",
     "no_conversations": b'[{"id": "a", "messages": []}]',
     "bad_turn": dialogue(ASKED, {"role": "gpt"}),
+    "duplicate_key": b'[{"id": "a", "id": "b", "conversations": []}]',
     "unknown_role": dialogue({"from": "user", "value": "Hi"}, ANSWERED),
     "not_text": dialogue(ASKED, {"from": "gpt", "value": None}),
     "empty_turn": dialogue(ASKED, {"from": "gpt", "value": " "}),
