@@ -50,10 +50,11 @@ _list:
       compose_project: vicuna
 """
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleLookupError
 from ansible.module_utils.common.yaml import yaml_load
@@ -129,15 +130,30 @@ def defaults(role: str) -> Mapping[str, Any]:
     return {name: trust_as_template(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
-class LookupModule(LookupBase):  # type: ignore[misc]
-    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **_kwargs: Any) -> list[dict[str, Any]]:
-        return [self._endpoint(term, variables or {}) for term in terms]
+class Known:
+    """The answers to the last task's variables, of which each option of a task asks anew."""
 
-    def _endpoint(self, term: str, variables: dict[str, Any]) -> dict[str, Any]:
+    variables: Any = None
+    endpoints: ClassVar[dict[str, dict[str, Any]]] = {}
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]
+    def run(
+        self, terms: list[str], variables: MutableMapping[str, Any] | None = None, **_kwargs: Any
+    ) -> list[dict[str, Any]]:
+        variables = {} if variables is None else variables
+        if Known.variables is not variables:
+            Known.variables, Known.endpoints = variables, {}
+        for term in terms:
+            if term not in Known.endpoints:
+                Known.endpoints[term] = self._endpoint(term, variables)
+        return [Known.endpoints[term] for term in terms]
+
+    def _endpoint(self, term: str, variables: MutableMapping[str, Any]) -> dict[str, Any]:
         if term not in NAMES:
             raise AnsibleLookupError(f"Found endpoint {term!r}. Expected {' or '.join(NAMES)}. Correct it.")
         role, suffixes = NAMES[term]
-        known = {**defaults(role), **variables}
+        known = ChainMap(variables, dict(defaults(role)))
         templar = self._templar.copy_with_new_env(available_variables=known)
         settings = templar.template({suffix: known[f"{role}_{suffix}"] for suffix in suffixes})
         key = self._generated_key(settings[suffixes[0]])
