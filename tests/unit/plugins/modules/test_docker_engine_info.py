@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import Store, files
+from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import Store, named
 from ansible_collections.vicuna.fleet.plugins.modules import docker_engine_info
 
 CAPTURED = Path(__file__).parents[1] / "fixtures" / "docker"
@@ -232,7 +232,9 @@ def test_an_engine_that_is_older_than_its_files(
     with subprocess.Popen(["sleep", "60"]) as dockerd:
         changes = time.monotonic()
         time.sleep(0.05)
-        for name in files({"first.pem": pem}) if changed == "anchors" else [Path(changed).name] if changed else []:
+        for name in (
+            named({"first.pem": pem})["first.pem"] if changed == "anchors" else [Path(changed).name] if changed else []
+        ):
             folder = tmp_path / "anchors" if str(changed).startswith("anchors") else tmp_path
             with (folder / name).open("a") as file:
                 file.write("\n")
