@@ -44,6 +44,15 @@ _THETAS = {
     ),
     **dict.fromkeys(("mixtral", "gemma3_text"), 1e6),
 }
+# What each type of rope_scaling has to have: transformers 4.57.6, modeling_rope_utils.py.
+_SCALINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
 # Where the scaling stands that is applied to no layer: _compute_default_rope_parameters.
 _PLAIN = "default"
 
@@ -117,11 +126,16 @@ def _check_scaling(where: str, source: Mapping[str, Any]) -> None:
     if not isinstance(scaling, dict):
         return
     types = {str(scaling[key]) for key in ("type", "rope_type") if scaling.get(key) is not None}
-    if len(types) != 1:
-        told = " and ".join(sorted(types)) or "nothing"
+    name = next(iter(types), "nothing")
+    missing = [key for key in _SCALINGS.get(name, ()) if scaling.get(key) is None]
+    # Other kinds of models have types of their own.
+    known = name in _SCALINGS or str(source.get("model_type")) not in _THETAS or source.get("model_type") == "phi3"
+    if len(types) != 1 or missing or not known:
+        told = " and ".join(sorted(types)) or name
         raise Unreadable(
-            f"Found {where}rope_scaling with {told} as its type "
-            f"in config.json. Expected one rope_type, by which {ENGINE} chooses what it computes. Write it {COPY}."
+            f"Found {where}rope_scaling with {told} as its type{' and no ' + ', '.join(missing) if missing else ''} in "
+            f"config.json. Expected one rope_type of {', '.join(_SCALINGS)}, by which {ENGINE} chooses what it "
+            f"computes, and what that needs; its worker ends without. Write it {COPY}."
         )
 
 

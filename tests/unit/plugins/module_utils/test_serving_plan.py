@@ -269,7 +269,13 @@ def test_scaling_that_fastchat_cannot_read() -> None:
 
 def test_scaling_that_fastchat_applies_twice() -> None:
     """config.json of Llama 3.1: its 131072 positions have the factor in them already."""
-    scaling = {"factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}
+    scaling = {
+        "factor": 8.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     found = plan(
         ({**LLAMA_3_8B[0], "max_position_embeddings": 131072, "rope_scaling": scaling}, LLAMA_3_8B[1]),
         gpus(card(0, 80)),

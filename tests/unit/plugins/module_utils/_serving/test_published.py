@@ -64,6 +64,7 @@ def test_the_engine_is_the_one_of_the_locks() -> None:
         {"rope_parameters": {**PLAIN5, "rope_theta": 500000.0}, "rope_theta": 500000.0},
         {"rope_parameters": LINEAR5, "rope_theta": 500000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
         {"rope_parameters": {**PLAIN5, "partial_rotary_factor": 0.5}, "partial_rotary_factor": 0.5},
+        {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
         {"model_type": "mixtral", "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
         {"rope_scaling": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
         {"dtype": "bfloat16", "head_dim": 128, "num_key_value_heads": None, "sliding_window": None},
@@ -164,6 +165,15 @@ def test_what_would_be_computed_otherwise(config: dict[str, Any], found: str, me
         ({"rope_parameters": [PLAIN5]}, "by layer as transformers 5"),
         ({"text_config": {"model_type": "llama", "rope_parameters": LINEAR5}}, "Found text_config.rope_parameters"),
         ({"rope_scaling": {"factor": 4.0}}, "Found rope_scaling with nothing as its type"),
+        ({"rope_scaling": {"rope_type": "su", "factor": 4.0}}, "Found rope_scaling with su as its type"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}},
+            "Found rope_scaling with llama3 as its type and no original_max_position_embeddings, low_freq_factor",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 8.0}},
+            "Found rope_scaling with longrope as its type and no short_factor, long_factor",
+        ),
         ({"rope_scaling": {}}, "Found rope_scaling with nothing as its type"),
         (
             {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 4.0}},
