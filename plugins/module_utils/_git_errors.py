@@ -89,8 +89,9 @@ def _shown(line: str) -> str:
 def last_line(text: str) -> str:
     """The line that says most: the last one that names an error, else the last one."""
     lines = _lines(text)
-    errors = [line for line in lines if re.match(r"(fatal|error|batch response|remote: .*error)", line, re.IGNORECASE)]
-    return _shown((errors or lines or [""])[-1])
+    errors = [line for line in lines if re.match(r"(fatal|error|batch re|lfs: |remote: .*error)", line, re.IGNORECASE)]
+    reasons = [line for line in errors if "failed to fetch some objects" not in line]
+    return _shown((reasons or errors or lines or [""])[-1])
 
 
 # --- which fault -------------------------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ _SAID: tuple[tuple[str, str], ...] = (
         r"hung up unexpectedly|rpc failed|index-pack failed|unexpected eof|\beof$"
         r"|protocol error: bad|expected 'packfile'",
     ),
-    ("lfs_object_missing", r"smudge (?:error|filter)|failed to fetch some objects"),
+    ("lfs_object_missing", r"smudge (?:error|filter)"),
 )
 _PATTERNS = tuple((name, re.compile(pattern)) for name, pattern in _SAID)
 _STATUS = {

@@ -326,6 +326,7 @@ SAID = [
     ("damaged_repository", "error: object file .git/objects/ab/cd is empty\nfatal: loose object abcd is corrupt"),
     ("damaged_repository", "fatal: bad config line 1 in file .git/config"),
     ("unknown", "fatal: something new"),
+    ("unknown", f"batch response: Something new{FETCH}"),
     ("unknown", ""),
 ]
 
@@ -363,6 +364,7 @@ def test_an_authority_is_named_where_one_can_help(said: str) -> None:
             f"remote: Organisation x enforces SSO.\n{U}The requested URL returned error: 403",
             "Organisation x enforces SSO",
         ),
+        (f"batch response: Something new{FETCH}", "git failed: batch response: Something new."),
         (f"{U}Failed to connect to cdn.example port 8443 after 1 ms: Couldn't connect", "at cdn.example:8443"),
         (f"{U}Could not resolve host: cdn.example", "cannot resolve cdn.example"),
         (f"{POST}dial tcp 10.0.0.7:443: connect: connection refused", "at 10.0.0.7:443"),
