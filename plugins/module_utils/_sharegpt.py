@@ -357,12 +357,12 @@ def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
             at = window.at
         message, key = _explained(window, at, message, array)
         here, column = window.place(at)
-        # Only a dialogue that stands in one line can be left out by the line's number.
-        if key == "line" and here != line:
+        # Lines can be left out where each holds a dialogue, and this one is meant to.
+        if key == "line" and (here != line or spread or window.text[window.at : window.at + 1] != "{"):
             key = "broken"
         return Broken(index, line, here, column, message, array, key)
 
-    index, line = 0, 1
+    index, line, spread = 0, 1, False
     while True:
         char = window.peek()
         line = window.mark()
@@ -381,6 +381,7 @@ def elements(stream: BinaryIO) -> Iterator[Element | Broken]:
             window.skip_line()
             index += 1
             continue
+        spread = spread or window.text.find("\n", window.begun, window.at) >= 0
         bad = b""
         if window.dirty:
             matches = _BAD_BYTES.findall(window.text, window.begun, window.at)
@@ -718,8 +719,7 @@ def _read(files: list[Path], findings: Findings, alone: bool) -> Iterator[tuple[
                     said += f", in what begins in line {element.begins}"
                 if element.lost:
                     said += "; what follows in the file was not read"
-                line = str(element.line)
-                findings.add(_finding("json", place, said, path, element.remedy, alone=alone, line=line))
+                findings.add(_finding("json", place, said, path, element.remedy, alone=alone))
 
 
 def _readable(stream: BinaryIO, path: Path, findings: Findings, alone: bool) -> bool:

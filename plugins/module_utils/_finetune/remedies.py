@@ -189,7 +189,9 @@ REMEDIES: dict[str, Remedy] = {
         _python('import json,sys; print(json.dumps(json.load(open(sys.argv[1],encoding="utf-8-sig"),strict=False)))'),
     ),
     "line_commas": Remedy("take out the commas at the ends of lines", r"sed 's/,[[:space:]]*$//' {file}"),
-    "line": Remedy("mend the JSON at this place; to leave the line out", "sed {line}d {file}"),
+    "line": Remedy(
+        "mend the JSON at this place; to leave out every line that jq cannot read", "jq -cR 'fromjson? // empty' {file}"
+    ),
     "lists": Remedy("write one list of them", "jq -c '" + _ROWS + "rows' {file}"),
     "cut": Remedy("copy or export the file again: nothing can tell what its end was"),
     "broken": Remedy("mend the JSON at this place"),
@@ -246,7 +248,7 @@ REMEDIES: dict[str, Remedy] = {
     "bad_turn": Remedy('name the speaker "from" and the text "value"; nothing automatic can tell which is which'),
     "empty_turn": Remedy("write what was said, or take the dialogue out"),
     "one_sided": Remedy("add the other speaker's turn, or take the dialogue out"),
-    "not_object": Remedy("take it out"),
+    "not_object": Remedy("write it as such an object, or take it out"),
     "no_conversations": Remedy(
         "convert the dataset to ShareGPT's format; nothing automatic can tell which key holds a question, "
         "and which an answer"

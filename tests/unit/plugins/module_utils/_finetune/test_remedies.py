@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _sharegpt
 from ansible_collections.vicuna.fleet.plugins.module_utils._finetune import remedies
@@ -212,10 +214,18 @@ CASES: list[Case] = [
         lines(GOOD) + b"{oops\n" + lines(MORE),
         "data.jsonl",
         [TURNS, ["Größe?", "1.80 m \U0001f600"]],
-        ("line 2, column 2", "leave the line out"),
+        ("line 2, column 2", "leave out every line"),
     ),
-    Case("line", lines(GOOD, MORE)[:-9], "data.jsonl", says=("leave the line out",)),
+    Case("line", lines(GOOD, MORE)[:-9], "data.jsonl", says=("leave out every line",)),
     Case("lists", array(GOOD) + b"\n" + array(MORE), turns=[TURNS, ["Größe?", "1.80 m \U0001f600"]], says=("line 2",)),
+    Case(
+        "line",
+        b"{oops\n" + lines(GOOD) + b"{1: 2}\n" + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"\n",
+        "data.jsonl",
+        says=("line 1, column 2",),
+    ),
+    Case("broken", json.dumps(GOOD, indent=1).encode() + b"\n{oops\n", says=("line 14, column 2",)),
+    Case("broken", b"- id: a\n  conversations: []\n", says=("line 1, column 1",)),
     Case("cut", array(GOOD)[:-20], says=("copy or export the file again",)),
     Case("cut", array(GOOD)[:-1], says=("the file ends within its list",)),
     Case("broken", array(GOOD).replace(b'"id":', b'"id"'), says=("line 1, column 8",)),
@@ -248,6 +258,7 @@ CASES: list[Case] = [
         "convert", lines([{"role": "user", "content": TURNS[0]}, {"role": "assistant", "content": TURNS[1]}]), "x.jsonl"
     ),
     Case("convert", array(ASKED, ANSWERED), says=("a turn without a dialogue",)),
+    Case("convert", array(openai(USER, ASSISTANT, score=float("nan"), least=-float("inf")))),
     Case("convert", array([ASKED, ANSWERED]), says=("a list of turns",)),
     Case(
         "convert", array(*[[GOOD], [[MORE]]]), turns=[TURNS, ["Größe?", "1.80 m \U0001f600"]], says=("within the list",)
@@ -497,3 +508,36 @@ def test_a_command_is_told_once(tmp_path: Path) -> None:
     first, second, third = problems(survey(tmp_path), allow_dropped=False)
     assert "`jq" in first
     assert second.endswith("Remedy: as above.") and third.endswith("Remedy: as above.")
+
+
+KEYS = st.sampled_from(
+    [
+        "id",
+        "conversations",
+        "messages",
+        "from",
+        "role",
+        "value",
+        "content",
+        "data",
+        "prompt",
+        "completion",
+        "error",
+        "\ud83d",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "user", "human", "[1]", "{", "\ude00", "a\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(VALUES, max_size=3), st.booleans())
+def test_no_shape_upsets_it(tmp_path: Path, content: list[Any], in_lines: bool) -> None:
+    """And what is told is UTF-8."""
+    path = tmp_path / "data.json"
+    path.write_bytes(lines(*content) if in_lines else array(*content))
+    for message in problems(survey(path), allow_dropped=False):
+        message.encode()
