@@ -146,7 +146,7 @@ def _block(text: str, begin: _Marker, end: _Marker, label: str) -> Block:
         if wrong:
             return damaged(number, f"{wrong[0]!r} is no base64")
     try:
-        der = base64.b64decode("".join(lines), validate=True)
+        der = base64.b64decode("".join("".join(lines).split()), validate=True)
     except binascii.Error as error:
         return damaged(begin.line, f"the base64 after it is not whole ({error})")
     if not der:

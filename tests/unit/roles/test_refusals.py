@@ -19,6 +19,15 @@ GOOD_MODEL = {"model_repo": "https://hub.test/lmsys/vicuna", "model_revision": "
 GOOD_PLAN = {"preflight_model_repo": "https://hub.test/lmsys/vicuna", "preflight_model_revision": "main"}
 FEDORA = {"distribution": "Fedora", "distribution_version": "42", "distribution_major_version": "42"}
 LOOK = {"path": "/model/vicuna@1", "revision": "1", "paths": ["config.json", "tokenizer.model", "model.safetensors"]}
+# A certificate without its key.
+ALONE = str(ROOT / "tests/unit/plugins/fixtures/certificates/first.pem")
+GOOD_EDGE = {"fastchat_model_path": "/model/vicuna@1", "fastchat_device": "cpu"}
+GOOD_GATEWAY = {
+    "gateway_servers": [{"name": "gpu-1", "address": "10.0.0.1"}],
+    "gateway_server_key": "edge-key-0123456789",
+    "gateway_keys": [{"name": "alice", "key": "alice-key-0123456789"}],
+    "ansible_facts": {"distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"},
+}
 
 
 def looked(*paths: str) -> dict[str, Any]:
@@ -117,6 +126,47 @@ CASES: dict[str, tuple[str, str, dict[str, Any], list[str] | None]] = {
         "preflight.yml",
         {"verify_url": "http://h/v1"},
         ["verify_url=http://h/v1", "without a path"],
+    ),
+    "fastchat, good": ("fastchat", "preflight.yml", GOOD_EDGE, None),
+    "fastchat, certificate": (
+        "fastchat",
+        "preflight.yml",
+        {**GOOD_EDGE, "fastchat_tls_certificate": ALONE},
+        [f"fastchat_tls_certificate is {ALONE}. Found: a certificate alone", f"cat {ALONE}; echo; cat KEY"],
+    ),
+    "fastchat, authority": (
+        "fastchat",
+        "preflight.yml",
+        {**GOOD_EDGE, "fastchat_tls_certificate": ALONE, "fastchat_tls_ca": __file__},
+        [f"Found {__file__}, which cannot be used as a CA file", "Found: a certificate alone"],
+    ),
+    "gateway, certificate before all": (
+        "gateway",
+        "certificate.yml",
+        {"gateway_tls_certificate": ALONE},
+        [f"gateway_tls_certificate is {ALONE}. Found: a certificate alone"],
+    ),
+    "gateway, no file before all": (
+        "gateway",
+        "certificate.yml",
+        {"gateway_tls_certificate": "/nowhere/tls.pem"},
+        ["Found: no such file"],
+    ),
+    "gateway, good": ("gateway", "preflight.yml", {**GOOD_GATEWAY, "gateway_server_ca": ALONE}, None),
+    "gateway, without TLS": (
+        "gateway",
+        "preflight.yml",
+        {**GOOD_GATEWAY, "gateway_tls": False, "gateway_tls_certificate": ALONE},
+        None,
+    ),
+    "gateway, certificate": (
+        "gateway",
+        "preflight.yml",
+        {**GOOD_GATEWAY, "gateway_tls_certificate": ALONE, "gateway_server_ca": __file__},
+        [
+            f"gateway_tls_certificate is {ALONE}. Found: a certificate alone",
+            f"Found {__file__}, which cannot be used as a CA file",
+        ],
     ),
     "verify, numbers": ("verify", "preflight.yml", {"verify_timeout": 0}, ["verify_timeout=0"]),
 }
