@@ -1,0 +1,75 @@
+# Copyright (c) 2026, The vicuna.fleet authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is started, restarted and taken back: the conditions of the tasks, evaluated by Ansible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[4]
+PLAN: dict[str, Any] = {
+    "running": True,
+    "stale": [],
+    "missing_images": [],
+    "systemd": True,
+    "unit_ready": True,
+    "pending": False,
+}
+UP, LOOK, RESTART = "Start the services", "See what still goes by an earlier version of a file", "Restart what does"
+SAY, WATCH = "Say that the services would be started", "Watch for killed containers, now and at every boot"
+STALE = {"running": False, "stale": ["edge"]}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "as it should be": ({}, {}, []),
+    # The file is as it should be, and the process is older.
+    "a run that was killed before the restart": (STALE, {"after": ["edge"]}, [UP, LOOK, RESTART]),
+    "a file that is put back": ({**STALE, "pending": True}, {"written": True, "after": ["edge"]}, [
+        UP, LOOK, RESTART, WATCH,
+    ]),
+    "compose has started it anew by itself": (STALE, {"written": True, "after": []}, [UP, LOOK]),
+    "another release": ({"running": False, "pending": True}, {"written": True}, [UP, WATCH]),
+    "check mode": (STALE, {"check": True}, [UP, RESTART]),
+    "check mode, a file that would be put back": (STALE, {"check": True, "written": True}, [SAY]),
+    "check mode, no image": ({**STALE, "missing_images": ["x"]}, {"check": True}, [SAY]),
+}  # fmt: skip
+
+
+def runs(task: dict[str, Any], variables: dict[str, Any]) -> bool:
+    templar = Templar(loader=DataLoader(), variables=variables)
+    conditions = task["when"] if isinstance(task["when"], list) else [task["when"]]
+    return all(templar.template(trust_as_template("{{ " + str(each) + " }}")) for each in conditions)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_started(name: str) -> None:
+    plan, given, expected = CASES[name]
+    started = {"stale": given["after"]} if "after" in given else {"skipped": True, "changed": False}
+    variables = {
+        "ansible_check_mode": given.get("check", False),
+        "fastchat_release": {**PLAN, **plan},
+        "__fastchat_written": {"changed": given.get("written", False)},
+        "__fastchat_started": started,
+    }
+    tasks = DataLoader().load_from_file(str(ROOT / "roles/fastchat/tasks/service.yml"), trusted_as_template=True)
+    assert [task["name"].partition(" | ")[2] for task in tasks if runs(task, variables)] == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "back"),
+    [
+        ({"repair": False, "previous": "b" * 12}, True),
+        ({"repair": False, "previous": ""}, False),
+        # The inventory names no other release than the one that is put in order.
+        ({"repair": True, "previous": "b" * 12}, False),
+    ],
+)
+def test_what_is_taken_back(release: dict[str, Any], back: bool) -> None:
+    tasks = DataLoader().load_from_file(str(ROOT / "playbooks/steps/roll.yml"), trusted_as_template=True)
+    block = next(task for task in tasks if "rescue" in task)
+    task = next(task for task in block["rescue"] if task["name"].endswith("Put the last good release back"))
+    assert runs(task, {"ansible_check_mode": False, "fastchat_release": release}) is back
