@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.vicuna.fleet.plugins.module_utils import _release as releases
+from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
 from ansible_collections.vicuna.fleet.plugins.module_utils._lfs_pointer import lstat, stamp
 
 SERVICES = ("controller", "model-worker", "api-server", "edge")
@@ -59,6 +60,7 @@ class Container:
     restarts: int
     revision: str  # the model's commit that a worker was started with
     wants_gpu: bool
+    pid: int = 0  # 0 while it does not run
 
     @property
     def of_worker(self) -> bool:
@@ -161,6 +163,23 @@ def file_drift(
     return lines, ""
 
 
+def stale_drift(
+    found: t.Sequence[Container],
+    files: t.Sequence[releases.File],
+    project: Path,
+    model: t.Mapping[str, t.Any],
+    now: float,
+) -> list[str]:
+    """Services whose process may go by an earlier version of a file: it began before the last change."""
+    lines = []
+    for each in found:
+        changed = releases.reads(each.service, files, project, model)
+        newer = processes.newer_than(processes.started(each.pid), changed, now)
+        if newer:
+            lines.append(f"{each.service} began before the last change of {', '.join(newer)}")
+    return lines
+
+
 def _is_kept(path: str, content: bytes, record: t.Mapping[str, t.Any], copies: releases.Snapshots) -> bool:
     """Whether a kept release has the file with this content."""
     sha256 = hashlib.sha256(content).hexdigest()
@@ -203,6 +222,7 @@ def _container(inspected: dict[str, t.Any], now: float) -> Container:
         restarts=int(inspected.get("RestartCount") or 0),
         revision=_text(labels.get(REVISION_LABEL)),
         wants_gpu=bool((inspected.get("HostConfig") or {}).get("DeviceRequests")),
+        pid=int(state.get("Pid") or 0),
     )
 
 

@@ -156,6 +156,9 @@ serving:
         wants_gpu:
           description: Whether it was given devices.
           type: bool
+        pid:
+          description: Its first process on the host; 0 while it does not run.
+          type: int
     unwell:
       description: Services that are not there, do not run, or are ill, in words.
       type: list
@@ -165,7 +168,7 @@ serving:
       type: dict
       contains:
         files:
-          description: The project's files.
+          description: The project's files, and the services that began before the last change of a file that they read.
           type: list
           elements: str
           sample: ["compose.yaml differs"]
@@ -364,6 +367,9 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         drift.files, wrong = info.file_drift(record, release["id"], copies, project_dir)
         if wrong:
             found.problem("files", wrong)
+        if drift.files is not None:
+            files, served = copies.restore(release["id"]), record["releases"][release["id"]].get("model") or {}
+            drift.files += info.stale_drift(containers or [], files, project_dir, served, time.time())
         drift.model = info.model_drift(containers or [], model, release)
         if containers is not None:
             drift.images = info.image_drift(containers, release)

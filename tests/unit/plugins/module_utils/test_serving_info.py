@@ -101,7 +101,12 @@ INSPECTED: dict[str, Any] = {
     "Id": "9f" * 32,
     "Image": IDS["worker"],
     "RestartCount": 2,
-    "State": {"Status": "running", "StartedAt": "2026-11-22T10:00:00.123456789Z", "Health": {"Status": "healthy"}},
+    "State": {
+        "Status": "running",
+        "Pid": 4242,
+        "StartedAt": "2026-11-22T10:00:00.123456789Z",
+        "Health": {"Status": "healthy"},
+    },
     "Config": {
         "Image": "worker:1",
         "Labels": {"com.docker.compose.service": "model-worker-2", "vicuna.model.revision": COMMIT},
@@ -132,6 +137,7 @@ def test_containers() -> None:
         "restarts": 2,
         "revision": COMMIT,
         "wants_gpu": True,
+        "pid": 4242,
     }
     assert (second.of_worker, second.target) == (True, "worker")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,23 @@ def test_a_host_that_serves(run: Run, tmp_path: Path) -> None:
     asked = (tmp_path / "asked").read_text()
     assert "exec api-server python3 -c" in asked
     assert "v1/models" not in asked
+
+
+def test_a_service_that_began_before_the_last_change_of_its_file(run: Run, tmp_path: Path) -> None:
+    deploy(tmp_path)
+    keys = tmp_path / "project" / "edge" / "keys"
+    keys.parent.mkdir()
+    copies = releases.Snapshots(tmp_path / "state" / "releases")
+    owner = (str(os.geteuid()), str(os.getegid()))
+    copies.save(RELEASE, [releases.File("edge/keys", b"k", 0o640, *owner, True, ("edge",))])
+    with subprocess.Popen(["sleep", "60"]) as process:
+        state = {"Status": "running", "Health": {"Status": "healthy"}, "Pid": process.pid}
+        fake_docker(tmp_path, [inspected("edge", State=state), inspected("api-server", State=state)])
+        time.sleep(0.05)
+        releases.put(keys, b"k", 0o640)
+        found = run()["serving"]["drift"]["files"]
+        process.kill()
+    assert found == [f"edge began before the last change of {keys}"]
 
 
 def test_a_host_that_drifted(run: Run, tmp_path: Path) -> None:
