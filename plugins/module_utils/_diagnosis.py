@@ -45,6 +45,8 @@ class Container:
     health: str = ""  # starting, healthy, unhealthy; empty without a health check
     running_for: float = 0.0  # seconds since its last start, 0 while it does not run
     error: str = ""  # the engine's words where it could not start it
+    memory_limit: int = 0  # bytes, 0 for none
+    cut_from: str = ""  # the network that it was made for and is on no more
 
     @property
     def runs(self) -> bool:
@@ -58,6 +60,10 @@ class Container:
             words.append(f"exit code {self.exit_code}")
         if self.oom_killed:
             words.append("killed for memory")
+        if self.memory_limit:
+            words.append(f"limited to {self.memory_limit / 2**20:.0f} MiB")
+        if self.cut_from:
+            words.append(f"not on the network {self.cut_from}")
         if self.restarts:
             words.append(f"{self.restarts} restart{'' if self.restarts == 1 else 's'}")
         if self.health:
@@ -86,6 +92,7 @@ class Observation:
     logs: Mapping[str, str] = field(default_factory=dict)  # service: tail of its log
     proxies: Mapping[str, str] = field(default_factory=dict)  # variable: proxy that this URL goes through
     speaks_tls: bool | None = None  # whether a TLS handshake succeeds at a http:// URL's port
+    edge_answers: bool | None = None  # after a timeout: whether what the edge answers by itself came
     project: str = "vicuna"
     project_dir: str = "/opt/vicuna"
 
@@ -97,6 +104,9 @@ class Diagnosis:
     remedy: str
     transient: bool  # whether waiting may mend it
     code: str  # stable name of the cause, for programs
+    # What can bring the answer back without a person, where the release in place is the right one:
+    restart: list[str] = field(default_factory=list)  # these services, started again
+    recreate: bool = False  # all containers, made anew from the compose file
 
 
 def diagnose(seen: Observation) -> Diagnosis:
@@ -106,6 +116,13 @@ def diagnose(seen: Observation) -> Diagnosis:
     proxy = _proxy_answer(seen)
     if proxy:
         return proxy
+    taken = _port_taken(seen)
+    if taken:
+        return taken
+    if seen.status >= 500 or _fastchat_code(seen) in (40301, 50001):
+        touched = _touched(seen)
+        if touched:
+            return touched
     if 200 <= seen.status < 300:
         return _invalid_answer(seen)
     if 300 <= seen.status < 400:
@@ -124,11 +141,66 @@ def diagnose(seen: Observation) -> Diagnosis:
     )
 
 
+# ---------------------------------------------------------------------------------------------- containers by hand
+
+# The engine's words where a port cannot be published.
+_PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
+
+
+def _port_taken(seen: Observation) -> Diagnosis | None:
+    """Whatever answers on the port, where the edge could not get it."""
+    edge = _find(seen, EDGE)
+    if edge is None or edge.runs or not _PORT_TAKEN.search(edge.error):
+        return None
+    port = urlsplit(seen.url).port or 8000
+    return _report(
+        seen,
+        "port_taken",
+        f"another service holds the port of the edge: {one_line(edge.error, 240)}",
+        f"Find it with ss -ltnp 'sport = :{port}' and stop it, or set fastchat_port to a free port; then run the "
+        "playbook again.",
+        services=(EDGE,),
+        transient=False,
+    )
+
+
+def _touched(seen: Observation) -> Diagnosis | None:
+    """A container that somebody has paused, or has taken off its network: it looks like a process that hangs."""
+    for container in seen.containers or ():
+        if container.state == "paused":
+            return _report(
+                seen,
+                "paused",
+                f"the container {container.service} is paused",
+                f"Run on the host: {_compose(seen, 'unpause ' + container.service)}; or the playbook site.yml, which "
+                "starts it again.",
+                services=(container.service,),
+                restart=(container.service,),
+            )
+        if container.runs and container.cut_from:
+            return _report(
+                seen,
+                "no_network",
+                f"the container {container.service} is not on the network {container.cut_from}: somebody has "
+                "disconnected it, and a restart does not connect it again",
+                f"Run the playbook site.yml, or on the host: {_up(seen)} --force-recreate.",
+                services=(container.service,),
+                recreate=True,
+            )
+    return None
+
+
 # ---------------------------------------------------------------------------------------------- no HTTP answer
 
 
 def _no_answer(seen: Observation) -> Diagnosis:
     kind = seen.error_kind
+    found = _port_taken(seen) or _touched(seen)
+    if found:
+        return found
+    if kind == "connect_timeout" and _has(seen.error_text, "handshake"):
+        # The kernel takes connections for a process that hangs, and TLS waits for its first word.
+        kind = "timeout"
     if kind.startswith("tls") or (seen.speaks_tls and seen.url.startswith("http:")):
         return _tls(seen)
     if seen.proxies and kind in ("proxy", "refused", "connect_timeout", "dns", "unreachable", "disconnected"):
@@ -154,6 +226,15 @@ def _no_answer(seen: Observation) -> Diagnosis:
 
 def _refused(seen: Observation) -> Diagnosis:
     place = _origin(seen.url)
+    if _has(seen.containers_error, "Cannot connect to the Docker daemon", "Is the docker daemon running"):
+        return _report(
+            seen,
+            "engine_down",
+            f"nothing listens on {place}: the Docker Engine of this host does not run",
+            "Run the playbook site.yml, or on the host: systemctl start docker; if it stops again, see "
+            "journalctl -u docker.",
+            services=(EDGE,),
+        )
     if seen.containers is not None:
         edge = _find(seen, EDGE)
         if not seen.containers:
@@ -174,6 +255,7 @@ def _refused(seen: Observation) -> Diagnosis:
                 "configuration or the port that is taken.",
                 services=(EDGE,),
                 log=EDGE,
+                restart=(EDGE,),
             )
         return _report(
             seen,
@@ -182,6 +264,7 @@ def _refused(seen: Observation) -> Diagnosis:
             f"Compare the port of the endpoint's url with {_compose(seen, 'port edge 8000')}, and correct "
             "fastchat_port or the url.",
             services=(EDGE,),
+            restart=(EDGE,),
         )
     return _report(
         seen,
@@ -217,15 +300,11 @@ def _no_connection(seen: Observation) -> Diagnosis:
 
 
 def _hung(seen: Observation) -> Diagnosis:
-    worker = _find(seen, WORKER)
-    if worker is not None and worker.state == "paused":
-        return _report(
-            seen,
-            "paused",
-            "the endpoint took the question and never answered: the container model-worker is paused",
-            f"Run on the host: {_compose(seen, 'unpause model-worker')}.",
-            services=(WORKER,),
-        )
+    if seen.edge_answers is False:
+        return _does_not_answer(seen, EDGE)
+    unwell = [each.service for each in seen.containers or () if each.runs and each.health == "unhealthy"]
+    if unwell:
+        return _does_not_answer(seen, *unwell)
     return _report(
         seen,
         "hung",
@@ -236,6 +315,20 @@ def _hung(seen: Observation) -> Diagnosis:
         f"a hung worker comes back with {_compose(seen, 'restart model-worker')}.",
         services=(EDGE, API, WORKER),
         log=WORKER,
+        # What is busy only would lose its answers: a person has to look.
+    )
+
+
+def _does_not_answer(seen: Observation, *services: str) -> Diagnosis:
+    names = " and ".join(services)
+    return _report(
+        seen,
+        "hung",
+        f"the {names} {'runs and does' if len(services) == 1 else 'run and do'} not answer",
+        f"Run on the host: {_compose(seen, 'restart ' + ' '.join(services))}; then {_logs(seen, *services)}.",
+        services=services,
+        log=services[0],
+        restart=services,
     )
 
 
@@ -248,6 +341,7 @@ def _disconnected(seen: Observation) -> Diagnosis:
         f"Check the url's scheme and port; then {_logs(seen, EDGE)}.",
         services=(EDGE,),
         log=EDGE,
+        restart=(EDGE,),
     )
 
 
@@ -520,6 +614,7 @@ def _unavailable(seen: Observation) -> Diagnosis:
             "the edge runs, and the compose project has no container api-server",
             f"Run on the host: {_up(seen)}.",
             services=(EDGE,),
+            recreate=True,
         )
     if api is not None and not api.runs:
         error = last_error(seen.logs.get(API, ""))
@@ -530,6 +625,17 @@ def _unavailable(seen: Observation) -> Diagnosis:
             f"Run on the host: {_up(seen, 'api-server')}; if it stops again, {_logs(seen, API)}.",
             services=(API, CONTROLLER),
             log=API,
+            restart=(API,),
+        )
+    if api is not None and api.running_for > REGISTERING_S:
+        return _report(
+            seen,
+            "api_unreachable",
+            f"the api-server runs for {_duration(api.running_for)}, and the edge cannot reach it",
+            f"Run on the host: {_compose(seen, 'restart api-server')}; then {_logs(seen, API)}.",
+            services=(EDGE, API, CONTROLLER),
+            log=API,
+            restart=(API,),
         )
     return _report(
         seen,
@@ -543,6 +649,7 @@ def _unavailable(seen: Observation) -> Diagnosis:
 
 def _gateway_error(seen: Observation) -> Diagnosis:
     if seen.status == 504:
+        unwell = [each.service for each in seen.containers or () if each.runs and each.health == "unhealthy"]
         return _report(
             seen,
             "edge_timeout",
@@ -551,6 +658,7 @@ def _gateway_error(seen: Observation) -> Diagnosis:
             "slow model raise fastchat_response_timeout.",
             services=(EDGE, API, WORKER),
             log=WORKER,
+            restart=unwell,
         )
     return _report(
         seen,
@@ -559,6 +667,7 @@ def _gateway_error(seen: Observation) -> Diagnosis:
         f"Ask again; if it lasts, {_compose(seen, 'ps -a')} and {_logs(seen, API)}.",
         services=(EDGE, API),
         log=API,
+        restart=(API,),
     )
 
 
@@ -581,19 +690,12 @@ def _server_error(seen: Observation) -> Diagnosis:
             f"Run on the host: {_up(seen, 'controller')}; workers come back to it at their next heartbeat.",
             services=(CONTROLLER,),
             log=CONTROLLER,
+            restart=(CONTROLLER,),
         )
     hung = _HANGS.search(_message(seen))
     named = _find(seen, hung["service"]) if hung else None
     if hung and (named is None or named.runs):
-        service = hung["service"]
-        return _report(
-            seen,
-            "hung",
-            f"the {service} runs and does not answer",
-            f"Run on the host: {_compose(seen, 'restart ' + service)}; then {_logs(seen, service)}.",
-            services=(service,),
-            log=service,
-        )
+        return _does_not_answer(seen, hung["service"])
     if _has(api_error, "Cannot connect to host controller"):
         return _report(
             seen,
@@ -602,6 +704,7 @@ def _server_error(seen: Observation) -> Diagnosis:
             f"Run on the host: {_compose(seen, 'restart controller')}; then {_logs(seen, CONTROLLER)}.",
             services=(CONTROLLER,),
             log=CONTROLLER,
+            restart=(CONTROLLER,),
         )
     worker = _find(seen, WORKER)
     if worker is not None and worker.runs:
@@ -616,6 +719,7 @@ def _server_error(seen: Observation) -> Diagnosis:
                 f"Ask again; if it lasts, {_logs(seen, API)} holds the traceback.",
                 services=(CONTROLLER, WORKER, API),
                 log=API,
+                restart=(_unreached(api_error) or API,),
             )
         return _report(
             seen,
@@ -631,7 +735,14 @@ def _server_error(seen: Observation) -> Diagnosis:
         "the api-server cannot reach the worker: it registers (for a second), or it has just died (for up to 17 s)",
         f"Wait; if it lasts, {_compose(seen, 'ps -a')} and {_logs(seen, WORKER)} on the host.",
         services=(WORKER,),
+        restart=(WORKER,),
     )
+
+
+def _unreached(error: str) -> str:
+    """The service that the api-server names as out of its reach (aiohttp's words)."""
+    found = re.search(r"Cannot connect to host (model-worker[a-z0-9-]*):", error)
+    return found[1] if found else ""
 
 
 def _no_model(seen: Observation) -> Diagnosis:
@@ -670,6 +781,7 @@ def _no_model(seen: Observation) -> Diagnosis:
             services=(CONTROLLER, WORKER),
             log=WORKER,
             transient=False,
+            restart=(WORKER,),
         )
     if registered(log):
         if worker.running_for > REGISTERING_S:
@@ -681,6 +793,7 @@ def _no_model(seen: Observation) -> Diagnosis:
                 f"Wait for the next heartbeat; if it lasts, {_compose(seen, 'restart model-worker')}.",
                 services=(CONTROLLER, WORKER),
                 log=WORKER,
+                restart=(WORKER,),
             )
         return _report(
             seen,
@@ -768,6 +881,7 @@ def _worker_failed(seen: Observation) -> Diagnosis:
             f"{_compose(seen, 'restart model-worker')}.",
             services=(WORKER,),
             log=WORKER,
+            restart=(WORKER,) if "CUDA error" in error else (),
         )
     return _report(
         seen,
@@ -818,8 +932,9 @@ def _worker_gone(seen: Observation) -> Diagnosis | None:
             seen,
             "worker_missing",
             "the compose project has no container model-worker",
-            f"Run the role fastchat again, or {_up(seen)}.",
+            f"Run the playbook site.yml, or on the host: {_up(seen)}.",
             services=(CONTROLLER, API, EDGE),
+            recreate=True,
         )
     log = seen.logs.get(WORKER, "")
     for worker in workers:
@@ -835,14 +950,28 @@ def _worker_gone(seen: Observation) -> Diagnosis | None:
 
 def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
     if worker.oom_killed or (worker.exit_code == 137 and not error):
-        sure = "was killed" if worker.oom_killed else "was killed from outside (exit code 137), most often"
+        if worker.memory_limit:
+            cause = f"the worker was killed at the memory limit of its container, {worker.memory_limit / 2**20:.0f} MiB"
+            remedy = (
+                "The deployment sets no such limit: run the playbook site.yml, or on the host "
+                f"{_up(seen)} --force-recreate, which makes the container without it."
+            )
+        else:
+            sure = "was killed" if worker.oom_killed else "was killed from outside (exit code 137), most often"
+            cause = f"the worker {sure} because the host's memory, or its container's limit, ran out"
+            remedy = (
+                "Free memory on the host, raise the container's limit, or serve a smaller model (vicuna_model_repo)."
+            )
         return _report(
             seen,
             "host_memory",
-            f"the worker {sure} because the host's memory, or its container's limit, ran out",
-            "Free memory on the host, raise the container's limit, or serve a smaller model (vicuna_model_repo).",
+            cause,
+            remedy,
             services=(WORKER,),
             log=WORKER,
+            # The restart policy starts again what was killed, but not what docker kill ended.
+            restart=(WORKER,) if worker.state == "exited" and not worker.memory_limit else (),
+            recreate=bool(worker.memory_limit),
         )
     known = known_crash(worker.error) or known_crash(error)
     detail = one_line(worker.error) or error
@@ -863,6 +992,7 @@ def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
             "the worker was never started: a service that it depends on is not healthy",
             f"Run on the host: {_compose(seen, 'ps -a')} shows which; then {_up(seen)}.",
             services=(CONTROLLER, WORKER),
+            restart=(WORKER,),
         )
     if not detail and worker.exit_code in (0, 143):
         return _report(
@@ -873,6 +1003,7 @@ def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
             services=(WORKER,),
             log=WORKER,
             transient=False,
+            restart=(WORKER,),
         )
     how = f"{worker.restarts} restarts" if worker.runs else f"exit code {worker.exit_code}"
     unexplained = f"{how}, and its log does not say why"
@@ -884,6 +1015,7 @@ def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
         services=(WORKER,),
         log=WORKER,
         transient=False,
+        recreate=True,
     )
 
 
@@ -900,6 +1032,8 @@ def _report(
     log: str = "",
     extra: Sequence[str] = (),
     transient: bool = True,
+    restart: Sequence[str] = (),
+    recreate: bool = False,
 ) -> Diagnosis:
     evidence = [_seen_line(seen), *extra]
     if services and seen.containers:
@@ -915,7 +1049,16 @@ def _report(
         evidence += [f"log of {log}: {one_line(line, 240)}" for line in lines[-3:]]
     for variable, proxy in seen.proxies.items():
         evidence.append(f"{variable}={proxy} in the environment")
-    return Diagnosis(cause=cause, evidence=evidence, remedy=remedy, transient=transient, code=code)
+    return Diagnosis(
+        cause=cause,
+        evidence=evidence,
+        remedy=remedy,
+        transient=transient,
+        code=code,
+        # What has no container can only be made anew; and without a look at the containers, nobody knows.
+        restart=[service for service in restart if _find(seen, service)],
+        recreate=bool(seen.containers) and (recreate or bool(restart)),
+    )
 
 
 def _seen_line(seen: Observation) -> str:

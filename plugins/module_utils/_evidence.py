@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener, getproxies, proxy_bypass
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._chat import is_loopback
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Container, Observation
@@ -112,6 +113,20 @@ def speaks_tls(url: str, timeout: float = 3.0) -> bool:
         return False
 
 
+def edge_answers(url: str, context: ssl.SSLContext | None = None, timeout: float = 3.0) -> bool:
+    """Whether the edge answers what it answers by itself, whatever hangs behind it."""
+    handlers: list[Any] = [ProxyHandler({})] if is_loopback(url) else []
+    handlers += [HTTPSHandler(context=context)] if context else []
+    parts = urlsplit(url)
+    try:
+        build_opener(*handlers).open(f"{parts.scheme}://{parts.netloc}/health", timeout=timeout).close()
+    except HTTPError:
+        return True
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    return True
+
+
 # ---------------------------------------------------------------------------------------------- containers
 
 
@@ -169,6 +184,11 @@ def container(inspected: dict[str, Any], now: float) -> Container:
     """One container from its entry in the answer of `docker inspect`."""
     state = inspected["State"]
     running = state["Status"] == "running"
+    host = inspected.get("HostConfig") or {}
+    # The engine keeps the name of the first network that the container was made for.
+    network = str(host.get("NetworkMode") or "default")
+    named = network not in ("default", "bridge", "host", "none") and ":" not in network
+    joined = (inspected.get("NetworkSettings") or {}).get("Networks")
     return Container(
         service=(inspected["Config"]["Labels"] or {}).get("com.docker.compose.service", ""),
         state=state["Status"],
@@ -178,6 +198,8 @@ def container(inspected: dict[str, Any], now: float) -> Container:
         health=str((state.get("Health") or {}).get("Status") or ""),
         running_for=max(0.0, now - _epoch(state.get("StartedAt") or "")) if running else 0.0,
         error=str(state.get("Error") or ""),
+        memory_limit=int(host.get("Memory") or 0),
+        cut_from=network if named and joined is not None and network not in joined else "",
     )
 
 

@@ -62,6 +62,14 @@ options:
     description: How many valid answers may be asked for to reach O(rate_floor).
     type: int
     default: 3
+  repair_after:
+    description:
+      - Seconds of asking in vain after which the module gives up where RV(diagnosis.restart) or
+        RV(diagnosis.recreate) says that whoever asked can bring the answer back. The containers have to tell the same
+        cause twice, 10 seconds apart.
+      - V(0) asks until O(timeout), for the host may bring itself back.
+    type: float
+    default: 0
   interval:
     description: Seconds between two requests.
     type: float
@@ -198,6 +206,16 @@ diagnosis:
       description: Whether waiting may mend it.
       type: bool
       sample: false
+    restart:
+      description: Services of the compose project whose restart can bring the answer back. Empty where none can, where
+        a person has to decide, or where the containers could not be looked at.
+      type: list
+      elements: str
+      sample: ["api-server"]
+    recreate:
+      description: Whether new containers, made from the compose file, can bring the answer back.
+      type: bool
+      sample: true
 """
 
 import http.client
@@ -219,6 +237,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils import _chat
 from ansible_collections.vicuna.fleet.plugins.module_utils._answer import rate
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Diagnosis, Observation, diagnose
 from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import (
+    edge_answers,
     error_kind,
     proxies_of,
     speaks_tls,
@@ -318,10 +337,13 @@ def ask(
     except (OSError, http.client.HTTPException, ValueError) as error:
         waited = time.monotonic() - started
         kind, text = error_kind(error)
-        tls = None
+        tls = lives = None
         if kind in ("disconnected", "not_http") and base.url.startswith("http:"):
             tls = speaks_tls(base.url, min(3.0, timeout))
-        return replace(base, error_kind=kind, error_text=text, waited=waited, speaks_tls=tls), None, waited
+        if kind in ("timeout", "connect_timeout"):
+            lives = edge_answers(base.url, context)
+        seen = replace(base, error_kind=kind, error_text=text, waited=waited, speaks_tls=tls, edge_answers=lives)
+        return seen, None, waited
     waited = time.monotonic() - started
     payload = _chat.parse(answer)
     found = tuple(_chat.violations(payload, base.model)) if 200 <= status < 300 else ()
@@ -364,16 +386,21 @@ def ask_until(
     request_timeout: float,
     interval: float,
     *,
+    repair_after: float = 0,
     look: Callable[[Observation], Observation] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
-    """Asks until a valid answer, a final diagnosis, a container that crashes at every start, or the deadline."""
+    """Asks until a valid answer, a final diagnosis, a container that crashes at every start, or the deadline.
+
+    With repair_after also until the containers have told twice of one cause that the caller can mend.
+    """
     started = looked = clock()
     attempts = 0
     telling: Observation | None = None
     before: Observation | None = None
     code, code_since = "", started
+    mendable = ""
     while True:
         now = clock()
         left = timeout - (now - started)
@@ -394,7 +421,10 @@ def ask_until(
             looked = clock()
             now_seen = look(seen)
             before = before or now_seen
-            if crash_looping(now_seen, before):
+            found = diagnose(now_seen)
+            mendable, mendable_before = found.code if found.restart or found.recreate else "", mendable
+            lasts = mendable and mendable == mendable_before and clock() - started >= repair_after > 0
+            if lasts or crash_looping(now_seen, before):
                 return Outcome(telling, None, 0.0, attempts, clock() - started)
         sleep(interval)
 
@@ -443,6 +473,7 @@ ARGUMENT_SPEC = {
     "request_timeout": {"type": "float", "default": 60},
     "rate_floor": {"type": "float", "default": 0},
     "rate_tries": {"type": "int", "default": 3},
+    "repair_after": {"type": "float", "default": 0},
     "interval": {"type": "float", "default": 2},
     "ca_path": {"type": "path", "default": ""},
     "validate_certs": {"type": "bool", "default": True},
@@ -478,6 +509,7 @@ def main() -> None:
             params["timeout"],
             params["request_timeout"],
             params["interval"],
+            repair_after=params["repair_after"],
             look=with_containers if params["compose_project"] else None,
         )
         attempts, waited = attempts + outcome.attempts, waited + outcome.waited

@@ -297,6 +297,17 @@ CASES = {
         ["smaller model"],
         True,
     ),
+    "killed at a limit that somebody has set": (
+        seen(
+            400,
+            NO_MODEL,
+            containers=stack(worker("restarting", exit_code=137, oom_killed=True, memory_limit=104857600)),
+        ),
+        "host_memory",
+        ["memory limit of its container, 100 MiB"],
+        ["site.yml", "--force-recreate"],
+        True,
+    ),
     "killed from outside": (
         seen(400, NO_MODEL, containers=stack(worker("exited", exit_code=137))),
         "host_memory",
@@ -454,6 +465,117 @@ CASES = {
         ["docker compose up -d api-server"],
         True,
     ),
+    "a part that hangs is paused": (
+        seen(503, EDGE_HUNG, containers=stack(Container("controller", "paused"))),
+        "paused",
+        ["container controller is paused"],
+        ["unpause controller", "site.yml"],
+        True,
+    ),
+    "a part that hangs is off its network": (
+        seen(
+            503,
+            EDGE_HUNG,
+            containers=stack(Container("controller", "running", running_for=3600, cut_from="vicuna_backend")),
+        ),
+        "no_network",
+        ["controller", "not on the network vicuna_backend", "restart does not connect it"],
+        ["site.yml", "--force-recreate"],
+        True,
+    ),
+    "no worker, it is off its network": (
+        seen(
+            503,
+            NO_MODEL,
+            containers=stack(worker(running_for=3, restarts=4, cut_from="vicuna_backend")),
+            logs={"model-worker": log("worker_no_controller")},
+        ),
+        "no_network",
+        ["model-worker", "not on the network"],
+        ["--force-recreate"],
+        True,
+    ),
+    "a second worker hangs": (
+        seen(
+            503,
+            EDGE_HUNG.replace("controller", "model-worker-2"),
+            containers=stack(Container("model-worker-2", "running", running_for=3600)),
+        ),
+        "hung",
+        ["model-worker-2 runs and does not answer"],
+        ["restart model-worker-2"],
+        True,
+    ),
+    "another service has the port": (
+        seen(
+            404,
+            "404 page not found",
+            containers=stack(
+                Container(
+                    "edge",
+                    "created",
+                    exit_code=128,
+                    error="driver failed programming external connectivity on endpoint vicuna-edge-1 (c5b): failed to "
+                    "bind port 0.0.0.0:8000/tcp: Error starting userland proxy: listen tcp4 0.0.0.0:8000: bind: "
+                    "address already in use",
+                )
+            ),
+        ),
+        "port_taken",
+        ["another service holds the port", "address already in use"],
+        ["sport = :8000", "fastchat_port"],
+        False,
+    ),
+    "another container has the port": (
+        seen(
+            error_kind="disconnected",
+            containers=stack(
+                Container(
+                    "edge",
+                    "exited",
+                    exit_code=128,
+                    error="driver failed programming external connectivity on endpoint vicuna-edge-1 (c5b): Bind for "
+                    "0.0.0.0:8000 failed: port is already allocated",
+                )
+            ),
+        ),
+        "port_taken",
+        ["port is already allocated"],
+        ["sport = :8000"],
+        False,
+    ),
+    "api-server out of the edge's reach": (
+        seen(503, EDGE_503, containers=stack()),
+        "api_unreachable",
+        ["api-server runs for 60 min", "cannot reach it"],
+        ["restart api-server"],
+        True,
+    ),
+    "no api-server": (
+        seen(503, EDGE_503, containers=stack(without=("api-server",))),
+        "api_missing",
+        ["no container api-server"],
+        ["docker compose up -d"],
+        True,
+    ),
+    "api-server just started": (
+        seen(503, EDGE_503, containers=stack(Container("api-server", "running", running_for=2))),
+        "api_starting",
+        ["starting"],
+        ["Wait"],
+        True,
+    ),
+    "edge gives up on a worker that is unwell": (
+        seen(
+            504,
+            EDGE_504,
+            containers=stack(Container("model-worker", "running", health="unhealthy", running_for=3600)),
+        ),
+        "edge_timeout",
+        ["gave up"],
+        ["restart model-worker"],
+        True,
+    ),
     "api-server starting": (
         seen(503, EDGE_503),
         "api_starting",
@@ -521,6 +643,17 @@ CASES = {
         ["site.yml"],
         True,
     ),
+    "refused, no engine": (
+        seen(
+            error_kind="refused",
+            containers_error="docker ps: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the "
+            "docker daemon running?",
+        ),
+        "engine_down",
+        ["Docker Engine of this host does not run"],
+        ["site.yml", "systemctl start docker"],
+        True,
+    ),
     "refused, edge runs": (
         seen(error_kind="refused", containers=stack()),
         "wrong_port",
@@ -544,6 +677,49 @@ CASES = {
     ),
     "no route": (seen(error_kind="unreachable"), "no_connection", ["no route"], ["host is up"], True),
     "hung": (seen(error_kind="timeout", waited=60), "hung", ["60 s", "hangs"], ["restart model-worker"], True),
+    "hung, containers known": (
+        seen(error_kind="timeout", waited=60, edge_answers=True, containers=stack()),
+        "hung",
+        ["60 s", "busy"],
+        ["nvidia-smi"],
+        True,
+    ),
+    "hung, the edge": (
+        seen(error_kind="timeout", waited=60, edge_answers=False, containers=stack()),
+        "hung",
+        ["edge runs and does not answer"],
+        ["restart edge"],
+        True,
+    ),
+    "hung, the edge behind TLS": (
+        seen(
+            error_kind="connect_timeout",
+            error_text="_ssl.c:989: The handshake operation timed out",
+            waited=60,
+            edge_answers=False,
+            containers=stack(),
+            url="https://10.0.0.7:8000",
+        ),
+        "hung",
+        ["edge runs and does not answer"],
+        ["restart edge"],
+        True,
+    ),
+    "hung, some are unwell": (
+        seen(
+            error_kind="timeout",
+            waited=60,
+            edge_answers=True,
+            containers=stack(
+                Container("model-worker", "running", health="unhealthy", running_for=3600),
+                Container("api-server", "running", health="unhealthy", running_for=3600),
+            ),
+        ),
+        "hung",
+        ["model-worker and api-server run and do not answer"],
+        ["restart model-worker api-server"],
+        True,
+    ),
     "paused": (
         seen(error_kind="timeout", waited=60, containers=stack(worker("paused"))),
         "paused",
@@ -709,6 +885,61 @@ def test_cause_and_remedy(name):
     for words in remedy:
         assert words in found.remedy
     assert found.transient is transient, found
+
+
+# What a run may do by itself: services to start again, and whether to make all containers anew. The rest is a person's.
+REPAIRS = {
+    "evicted, heartbeats go on": (["model-worker"], True),
+    "evicted, only heartbeats in the tail": (["model-worker"], True),
+    "evicted, the heartbeat thread is dead": (["model-worker"], True),
+    "no worker container": ([], True),
+    "worker stopped by hand": (["model-worker"], True),
+    "worker waits for the controller": (["model-worker"], True),
+    "killed at a limit that somebody has set": ([], True),
+    "killed for memory": (["model-worker"], True),
+    "killed from outside": (["model-worker"], True),
+    "unknown crash": ([], True),
+    "crash without a word": ([], True),
+    "500, worker dead": (["model-worker"], True),
+    "500, controller down": (["controller"], True),
+    "500, controller out of reach": (["controller"], True),
+    "500, all running": (["model-worker"], True),
+    "died in the middle, killed for memory": (["model-worker"], True),
+    "a part hangs": (["controller"], True),
+    "a part that hangs is paused": (["controller"], True),
+    "a part that hangs is off its network": ([], True),
+    "no worker, it is off its network": ([], True),
+    "a second worker hangs": (["model-worker-2"], True),
+    "api-server out of the edge's reach": (["api-server"], True),
+    "no api-server": ([], True),
+    "edge gives up on a worker that is unwell": (["model-worker"], True),
+    "api-server down": (["api-server"], True),
+    "refused, edge down": (["edge"], True),
+    "refused, no edge": ([], True),
+    "refused, edge runs": (["edge"], True),
+    "hung, the edge": (["edge"], True),
+    "hung, the edge behind TLS": (["edge"], True),
+    "hung, some are unwell": (["model-worker", "api-server"], True),
+    "paused": (["model-worker"], True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_run_may_do_by_itself(name):
+    found = diagnose(CASES[name][0])
+    assert (found.restart, found.recreate) == REPAIRS.get(name, ([], False))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_done_where_the_containers_are_unknown(name):
+    found = diagnose(replace(CASES[name][0], containers=None))
+    assert (found.restart, found.recreate) == ([], False)
+
+
+def test_a_cuda_error_stays_until_the_worker_is_started_again():
+    found = diagnose(seen(400, RAISED, containers=stack()))
+    assert (found.code, found.restart) == ("worker_raised", ["model-worker"])
+    assert diagnose(seen(400, RAISED.replace("CUDA error", "odd"), containers=stack())).restart == []
 
 
 @pytest.mark.parametrize("name", CASES)

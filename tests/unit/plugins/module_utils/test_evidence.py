@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -113,6 +115,24 @@ def test_speaks_tls(serve, good, tls, closed_port):
     assert not _evidence.speaks_tls(f"http://127.0.0.1:{closed_port}")
 
 
+def test_edge_answers(serve, good, closed_port):
+    assert _evidence.edge_answers(serve(good()).url)
+    assert not _evidence.edge_answers(f"http://127.0.0.1:{closed_port}", timeout=0.3)
+
+
+def test_a_process_that_hangs_takes_connections_and_answers_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        url = f"http://127.0.0.1:{stopped.getsockname()[1]}"
+        assert not _evidence.edge_answers(url, timeout=0.3)
+        assert not _evidence.edge_answers(url.replace("http", "https"), ssl.create_default_context(), timeout=0.3)
+
+
+def test_edge_answers_behind_tls(serve, good, tls):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    assert _evidence.edge_answers(serve(good(), context=tls).url, context)
+
+
 class TestContainers:
     @pytest.fixture
     def docker(self, tmp_path, monkeypatch):
@@ -179,3 +199,31 @@ class TestContainers:
         assert (found.service, found.state, found.restarts, found.health) == ("edge", "running", 2, "unhealthy")
         assert found.running_for == 90
         assert str(found) == "container edge: running, for 90 s, 2 restarts, unhealthy"
+
+    @pytest.mark.parametrize(
+        ("mode", "networks", "cut"),
+        [
+            ("vicuna_backend", {"vicuna_backend": {}, "vicuna_frontend": {}}, ""),
+            ("vicuna_backend", {}, "vicuna_backend"),
+            ("vicuna_backend", {"vicuna_frontend": {}}, "vicuna_backend"),
+            ("bridge", {"bridge": {}}, ""),
+            ("default", {"bridge": {}}, ""),
+            ("host", {"host": {}}, ""),
+            ("none", {}, ""),
+            ("container:4f2a", {}, ""),
+            (None, {}, ""),
+            ("vicuna_backend", None, ""),
+        ],
+    )
+    def test_a_container_off_its_network(self, mode, networks, cut):
+        inspected = {
+            "Config": {"Labels": {"com.docker.compose.service": "edge"}},
+            "State": {"Status": "running", "StartedAt": "2026-11-22T08:48:03.123456789Z"},
+            "HostConfig": {"NetworkMode": mode, "Memory": 104857600},
+            "NetworkSettings": {"Networks": networks},
+        }
+        found = _evidence.container(inspected, now=0.0)
+        assert found.cut_from == cut
+        assert found.memory_limit == 104857600
+        assert ", limited to 100 MiB" in str(found)
+        assert (", not on the network vicuna_backend" in str(found)) is bool(cut)

@@ -288,7 +288,7 @@ def test_the_documentation_matches_the_arguments():
 class TestAskUntil:
     """The loop alone, on a clock of its own."""
 
-    def play(self, *entries, timeout=300, interval=2, costs=0.1, look=None):
+    def play(self, *entries, timeout=300, interval=2, costs=0.1, look=None, repair_after=0):
         now = [0.0]
         entries = list(entries)
         asked = []
@@ -304,7 +304,14 @@ class TestAskUntil:
             now[0] += seconds
 
         outcome = chat_completion.ask_until(
-            ask_once, timeout, 60, interval, look=look, clock=lambda: now[0], sleep=sleep
+            ask_once,
+            timeout,
+            60,
+            interval,
+            repair_after=repair_after,
+            look=look,
+            clock=lambda: now[0],
+            sleep=sleep,
         )
         return outcome, asked
 
@@ -347,6 +354,28 @@ class TestAskUntil:
         outcome, _ = self.play(NO_MODEL, look=look)
         assert outcome.payload is None
         assert (outcome.waited < 90) is in_vain
+
+    @pytest.mark.parametrize(
+        ("repair_after", "states", "waited"),
+        [
+            (15, ["paused"], 20),
+            (15, ["running", "paused"], 30),  # told twice
+            (45, ["paused"], 50),
+            (15, ["running"], 300),  # the worker loads: nothing that a restart could mend
+            (15, ["paused", "running"], 300),  # it came back by itself, and loads
+            (0, ["paused"], 300),
+        ],
+    )
+    def test_what_the_caller_can_mend_ends_the_wait(self, repair_after, states, waited):
+        states = list(states)
+
+        def look(seen):
+            state = states.pop(0) if len(states) > 1 else states[0]
+            return replace(seen, containers=(Container("model-worker", state, running_for=5),))
+
+        outcome, _ = self.play(NO_MODEL, look=look, repair_after=repair_after)
+        assert outcome.payload is None
+        assert waited - 3 <= outcome.waited <= waited + 3
 
     def test_no_request_gets_more_than_what_is_left(self):
         _, asked = self.play(NO_MODEL, timeout=70, interval=0, costs=30)
