@@ -108,6 +108,14 @@ _CRASHES = (
         _REFETCH,
     ),
     Crash(
+        # safetensors, torch, transformers and sentencepiece, in this order.
+        r"file not fully covered|MetadataIncompleteBuffer|PytorchStreamReader failed|invalid header or archive is "
+        r"corrupted|is not a valid JSON file|could not parse ModelProto",
+        "damaged_model",
+        "a file of the model is damaged: it was cut short, or is not what was published",
+        _REFETCH,
+    ),
+    Crash(
         # safetensors 0.8 words a missing permission as FileNotFoundError.
         r"(PermissionError|FileNotFoundError|Permission denied).*\.(safetensors|bin|json|model)\b",
         "unreadable_weights",

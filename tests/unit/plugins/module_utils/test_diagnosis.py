@@ -248,6 +248,51 @@ CASES = {
         ["role model"],
         False,
     ),
+    "weights cut short": (
+        seen(
+            400,
+            NO_MODEL,
+            containers=stack(worker("restarting", exit_code=1, restarts=2)),
+            logs={
+                "model-worker": "2026-12-01 14:32:46 | ERROR | stderr | safetensors._safetensors_rust.SafetensorError: "
+                "Error while deserializing header: incomplete metadata, file not fully covered"
+            },
+        ),
+        "damaged_model",
+        ["a file of the model is damaged", "not fully covered"],
+        ["role model", "site.yml"],
+        False,
+    ),
+    "weights cut short, .bin": (
+        seen(
+            400,
+            NO_MODEL,
+            containers=stack(worker("restarting", exit_code=1, restarts=2)),
+            logs={
+                "model-worker": "2026-12-01 14:32:46 | ERROR | stderr | RuntimeError: PytorchStreamReader failed "
+                "reading zip archive: failed finding central directory"
+            },
+        ),
+        "damaged_model",
+        ["central directory"],
+        ["role model"],
+        False,
+    ),
+    "config.json damaged": (
+        seen(
+            400,
+            NO_MODEL,
+            containers=stack(worker("restarting", exit_code=1, restarts=2)),
+            logs={
+                "model-worker": "2026-12-01 14:32:46 | ERROR | stderr | OSError: It looks like the config file at "
+                "'/model/vicuna-tiny@f39a3a1b9a18/config.json' is not a valid JSON file."
+            },
+        ),
+        "damaged_model",
+        ["config.json"],
+        ["role model"],
+        False,
+    ),
     "no weights": (crash("worker_no_weights"), "no_weights", ["no weights"], ["role model"], False),
     "no such path": (crash("worker_no_model_path"), "no_model_path", ["path"], ["fastchat_model_path"], False),
     "torch without CUDA": (
