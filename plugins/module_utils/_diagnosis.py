@@ -31,6 +31,8 @@ CONTROLLER, WORKER, API, EDGE = "controller", "model-worker", "api-server", "edg
 # A worker registers within seconds of having loaded, and again within a heartbeat (3 s, FastChat's default 45 s) of
 # having been forgotten. One that runs this long and has registered before is not just starting.
 REGISTERING_S = 60.0
+# The edge asks every worker once a second, and each question leaves a line in its log.
+QUIET_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Container:
     restarts: int = 0
     health: str = ""  # starting, healthy, unhealthy; empty without a health check
     running_for: float = 0.0  # seconds since its last start, 0 while it does not run
+    quiet_for: float = 0.0  # seconds since its last line of a log that carries times, 0 where there is none
     error: str = ""  # the engine's words where it could not start it
     memory_limit: int = 0  # bytes, 0 for none
     cut_from: str = ""  # the network that it was made for and is on no more
@@ -341,7 +344,7 @@ def _disconnected(seen: Observation) -> Diagnosis:
         f"Check the url's scheme and port; then {_logs(seen, EDGE)}.",
         services=(EDGE,),
         log=EDGE,
-        restart=(EDGE,),
+        restart=_settled(seen, EDGE),
     )
 
 
@@ -667,7 +670,7 @@ def _gateway_error(seen: Observation) -> Diagnosis:
         f"Ask again; if it lasts, {_compose(seen, 'ps -a')} and {_logs(seen, API)}.",
         services=(EDGE, API),
         log=API,
-        restart=(API,),
+        restart=_settled(seen, API),
     )
 
 
@@ -719,7 +722,7 @@ def _server_error(seen: Observation) -> Diagnosis:
                 f"Ask again; if it lasts, {_logs(seen, API)} holds the traceback.",
                 services=(CONTROLLER, WORKER, API),
                 log=API,
-                restart=(_unreached(api_error) or API,),
+                restart=_settled(seen, _unreached(api_error) or API),
             )
         return _report(
             seen,
@@ -735,7 +738,6 @@ def _server_error(seen: Observation) -> Diagnosis:
         "the api-server cannot reach the worker: it registers (for a second), or it has just died (for up to 17 s)",
         f"Wait; if it lasts, {_compose(seen, 'ps -a')} and {_logs(seen, WORKER)} on the host.",
         services=(WORKER,),
-        restart=(WORKER,),
     )
 
 
@@ -784,6 +786,9 @@ def _no_model(seen: Observation) -> Diagnosis:
             restart=(WORKER,),
         )
     if registered(log):
+        if worker.quiet_for > QUIET_S or worker.health == "unhealthy":
+            # The controller has forgotten it, and no other part of the host waits for it any more.
+            return _does_not_answer(seen, WORKER)
         if worker.running_for > REGISTERING_S:
             return _report(
                 seen,
@@ -1122,6 +1127,12 @@ def _find(seen: Observation, service: str) -> Container | None:
     found = [container for container in seen.containers or () if container.service == service]
     # With several of a kind, the one that does not run tells more.
     return min(found, key=lambda container: container.runs) if found else None
+
+
+def _settled(seen: Observation, service: str) -> tuple[str, ...]:
+    """The service, where its last start is no explanation of what was seen: that passes by itself."""
+    found = _find(seen, service)
+    return (service,) if found and found.running_for > REGISTERING_S else ()
 
 
 def _has(text: str, *parts: str) -> bool:

@@ -163,15 +163,25 @@ def with_containers(seen: Observation, limit: float = 10.0) -> Observation:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, subprocess.SubprocessError) as error:
         return replace(seen, containers_error=str(error))
     logs: dict[str, str] = {}
+    quiet: dict[str, float] = {}
     directory = seen.project_dir
     # The services that stopped come last: of several containers of a service theirs is the log that tells.
     for one, state in sorted(zip(inspected, containers), key=lambda pair: not pair[1].runs):
         directory = (one["Config"]["Labels"] or {}).get("com.docker.compose.project.working_dir") or directory
         try:
-            logs[state.service] = telling(run("logs", "--tail", str(LOG_LINES * _CHECKS_PER_LINE), one["Id"]))
+            log = run("logs", "--tail", str(LOG_LINES * _CHECKS_PER_LINE), one["Id"])
         except (OSError, subprocess.SubprocessError):
             continue
+        logs[state.service] = telling(log)
+        quiet[state.service] = quiet_for(log, time.time())
+    containers = [replace(one, quiet_for=quiet.get(one.service, 0.0) if one.runs else 0.0) for one in containers]
     return replace(seen, containers=tuple(containers), logs=logs, project_dir=directory)
+
+
+def quiet_for(log: str, now: float) -> float:
+    """Seconds since the last line of a log whose lines begin with their time, in UTC as in the image; else 0."""
+    times = re.findall(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) \|", log, re.MULTILINE)
+    return max(0.0, now - _epoch("T".join(times[-1]))) if times else 0.0
 
 
 def telling(log: str) -> str:

@@ -65,8 +65,8 @@ options:
   repair_after:
     description:
       - Seconds of asking in vain after which the module gives up where RV(diagnosis.restart) or
-        RV(diagnosis.recreate) says that whoever asked can bring the answer back. The containers have to tell the same
-        cause twice, 10 seconds apart.
+        RV(diagnosis.recreate) says that whoever asked can bring the answer back. Two looks at the containers in a row
+        have to tell the same cause.
       - V(0) asks until O(timeout), for the host may bring itself back.
     type: float
     default: 0
@@ -401,6 +401,7 @@ def ask_until(
     before: Observation | None = None
     code, code_since = "", started
     mendable = ""
+    look_every = min(LOOK_EVERY_S, repair_after / 2) if repair_after > 0 else LOOK_EVERY_S
     while True:
         now = clock()
         left = timeout - (now - started)
@@ -417,7 +418,7 @@ def ask_until(
             code, code_since = diagnosis.code, now
         if is_final(diagnosis, clock() - code_since) or clock() - started + interval >= timeout:
             return Outcome(telling, None, 0.0, attempts, clock() - started)
-        if look is not None and clock() - looked >= LOOK_EVERY_S:
+        if look is not None and clock() - looked >= look_every:
             looked = clock()
             now_seen = look(seen)
             before = before or now_seen

@@ -156,6 +156,42 @@ CASES = {
         ["restart model-worker"],
         True,
     ),
+    "forgotten, for it hangs": (
+        seen(
+            503,
+            NO_MODEL,
+            containers=stack(Container("model-worker", "running", running_for=3600, quiet_for=21)),
+            logs={"model-worker": log("worker_serving")},
+        ),
+        "hung",
+        ["model-worker runs and does not answer"],
+        ["restart model-worker"],
+        True,
+    ),
+    "forgotten, and unwell": (
+        seen(
+            503,
+            NO_MODEL,
+            containers=stack(Container("model-worker", "running", running_for=20, health="unhealthy")),
+            logs={"model-worker": log("worker_serving")},
+        ),
+        "hung",
+        ["model-worker runs and does not answer"],
+        ["restart model-worker"],
+        True,
+    ),
+    "quiet while it loads": (
+        seen(
+            503,
+            NO_MODEL,
+            containers=stack(Container("model-worker", "running", running_for=3600, quiet_for=3599)),
+            logs={"model-worker": log("worker_loading")},
+        ),
+        "loading",
+        ["still loading"],
+        ["Wait"],
+        True,
+    ),
     "evicted, the heartbeat thread is dead": (
         seen(400, NO_MODEL, containers=stack(), logs={"model-worker": log("worker_heartbeat_thread_died")}),
         "evicted",
@@ -937,6 +973,8 @@ REPAIRS = {
     "evicted, heartbeats go on": (["model-worker"], True),
     "evicted, only heartbeats in the tail": (["model-worker"], True),
     "evicted, the heartbeat thread is dead": (["model-worker"], True),
+    "forgotten, for it hangs": (["model-worker"], True),
+    "forgotten, and unwell": (["model-worker"], True),
     "no worker container": ([], True),
     "worker stopped by hand": (["model-worker"], True),
     "worker waits for the controller": (["model-worker"], True),
@@ -979,6 +1017,20 @@ def test_what_a_run_may_do_by_itself(name):
 def test_nothing_is_done_where_the_containers_are_unknown(name):
     found = diagnose(replace(CASES[name][0], containers=None))
     assert (found.restart, found.recreate) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("service", "observation"),
+    [
+        ("api-server", seen(502, EDGE_502, containers=stack())),
+        ("edge", seen(error_kind="disconnected", containers=stack())),
+        ("api-server", seen(500, "Internal Server Error", containers=stack(), logs={"api-server": "ValueError: odd"})),
+    ],
+)
+def test_what_has_just_started_is_not_started_again(service, observation):
+    assert diagnose(observation).restart == [service]
+    young = replace(observation, containers=stack(Container(service, "running", running_for=20)))
+    assert diagnose(young).restart == []
 
 
 def test_a_cuda_error_stays_until_the_worker_is_started_again():

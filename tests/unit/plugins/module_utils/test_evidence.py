@@ -175,6 +175,14 @@ class TestContainers:
         assert _evidence.telling(log) == f"RuntimeError: CUDA error\n{question}\nthe end\n"
         assert _evidence.telling("x\n" * 100) == "x\n" * _evidence.LOG_LINES
 
+    def test_how_long_a_log_is_quiet(self):
+        log = "2026-12-01 14:00:00 | INFO | stdout | a\n2026-12-01 14:00:03 | INFO | stdout | b\n  more of b\n"
+        at = 1796133603.0  # 14:00:03
+        assert _evidence.quiet_for(log, at + 21) == 21
+        assert _evidence.quiet_for(log, at - 5) == 0
+        assert _evidence.quiet_for("INFO:     Started server process [1]\n", at) == 0
+        assert _evidence.quiet_for("", at) == 0
+
     def test_a_hung_engine_does_not_hang_us(self, docker):
         docker("exec sleep 30")
         started = time.monotonic()

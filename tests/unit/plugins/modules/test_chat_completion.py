@@ -358,11 +358,11 @@ class TestAskUntil:
     @pytest.mark.parametrize(
         ("repair_after", "states", "waited"),
         [
-            (15, ["paused"], 20),
-            (15, ["running", "paused"], 30),  # told twice
-            (45, ["paused"], 50),
-            (15, ["running"], 300),  # the worker loads: nothing that a restart could mend
-            (15, ["paused", "running"], 300),  # it came back by itself, and loads
+            (10, ["paused"], 12),
+            (10, ["running", "paused"], 18),  # told twice
+            (45, ["paused"], 52),
+            (10, ["running"], 300),  # the worker loads: nothing that a restart could mend
+            (10, ["paused", "running"], 300),  # it came back by itself, and loads
             (0, ["paused"], 300),
         ],
     )
