@@ -26,7 +26,9 @@ REPORT = ROOT / f"reports/load-{SCENARIO.name}.json"
 HOSTS = yaml.safe_load((INVENTORY / "hosts.yml").read_text(encoding="utf-8"))["all"]["children"]
 SERVING = list(HOSTS["serving"]["hosts"])
 # Name and published port.
-GATEWAYS = {name: variables["sandbox_gateway_port"] for name, variables in HOSTS["gateway"]["hosts"].items()}
+GATEWAYS = {
+    name: variables["sandbox_gateway_port"] for name, variables in HOSTS.get("gateway", {"hosts": {}})["hosts"].items()
+}
 # The two commits that the hub holds.
 NEW, OLD = "f39a3a1b9a180bec801710ca5d55f2d05597779c", "e7a9cc9a"
 # Within so many seconds of a fault requests may fail, and none after.
@@ -120,7 +122,8 @@ def revision(host: str) -> str:
 class Figures:
     """The report, written after each test, so that a run that is cut off leaves what it had."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path = REPORT) -> None:
+        self.path = path
         self.content: dict[str, Any] = {"tests": {}}
 
     def keep(self, name: str, figures: dict[str, Any]) -> None:
@@ -128,10 +131,10 @@ class Figures:
         self.write()
 
     def write(self) -> None:
-        REPORT.parent.mkdir(exist_ok=True)
-        temporary = REPORT.with_suffix(".part")
+        self.path.parent.mkdir(exist_ok=True)
+        temporary = self.path.with_suffix(".part")
         temporary.write_text(json.dumps(self.content, indent=2) + "\n")
-        temporary.replace(REPORT)
+        temporary.replace(self.path)
 
 
 @dataclass

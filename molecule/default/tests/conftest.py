@@ -5,51 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import testinfra
 
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = ROOT / "molecule/default/inventory"
-QUESTION = {"model": "vicuna", "max_tokens": 24, "messages": [{"role": "user", "content": "Give me three numbers."}]}
+sys.path.insert(0, str(ROOT / "tests/fleet"))
 
-
-@dataclass
-class Endpoint:
-    """One host's edge as a client outside sees it."""
-
-    host: str
-    url: str
-    key: str
-    session: requests.Session = field(default_factory=requests.Session)
-
-    def request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
-        headers = {"Authorization": f"Bearer {self.key}"} | kwargs.pop("headers", {})
-        return self.session.request(method, self.url + path, headers=headers, timeout=60, **kwargs)
-
-    def ask(self) -> requests.Response:
-        return self.request("POST", "/v1/chat/completions", json=QUESTION)
-
-    def wait_for_answer(self, limit: float) -> float:
-        """Return the seconds until the next valid answer; fail after ``limit``."""
-        started = time.monotonic()
-        last = "nothing was asked"
-        while (waited := time.monotonic() - started) < limit:
-            try:
-                response = self.ask()
-                if response.status_code == 200 and response.json()["choices"][0]["message"]["content"].strip():
-                    return time.monotonic() - started
-                last = f"{response.status_code} {response.text[:200]}"
-            except (requests.RequestException, ValueError, KeyError) as error:
-                last = repr(error)
-            time.sleep(0.5)
-        pytest.fail(f"no valid answer of {self.host} within {waited:.0f} s; the last: {last}")
+from endpoint import Endpoint  # noqa: E402 - the path is set above
 
 
 def run(*arguments: str, playbook: str = "site.yml", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 import requests
-from conftest import QUESTION
+from endpoint import QUESTION
 
 
 def test_the_seeds_own_request_gets_the_seeds_own_shape(endpoint: Any) -> None:
