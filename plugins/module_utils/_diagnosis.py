@@ -305,6 +305,13 @@ def _no_connection(seen: Observation) -> Diagnosis:
 def _hung(seen: Observation) -> Diagnosis:
     if seen.edge_answers is False:
         return _does_not_answer(seen, EDGE)
+    for service, down in ((API, _api_down), (CONTROLLER, _controller_down)):
+        found = _find(seen, service)
+        if found is not None and not found.runs:
+            return down(seen, found)
+    gone = _worker_gone(seen)
+    if gone:
+        return gone
     unwell = [each.service for each in seen.containers or () if each.runs and each.health == "unhealthy"]
     if unwell:
         return _does_not_answer(seen, *unwell)
@@ -620,16 +627,7 @@ def _unavailable(seen: Observation) -> Diagnosis:
             recreate=True,
         )
     if api is not None and not api.runs:
-        error = last_error(seen.logs.get(API, ""))
-        return _report(
-            seen,
-            "api_down",
-            f"the edge runs, and the api-server behind it is {api.state}" + (f": {error}" if error else ""),
-            f"Run on the host: {_up(seen, 'api-server')}; if it stops again, {_logs(seen, API)}.",
-            services=(API, CONTROLLER),
-            log=API,
-            restart=(API,),
-        )
+        return _api_down(seen, api)
     if api is not None and api.running_for > REGISTERING_S:
         return _report(
             seen,
@@ -647,6 +645,31 @@ def _unavailable(seen: Observation) -> Diagnosis:
         f"Wait a few seconds; if it lasts, {_compose(seen, 'ps -a')} and {_logs(seen, API)}.",
         services=(EDGE, API, CONTROLLER),
         log=API,
+    )
+
+
+def _api_down(seen: Observation, api: Container) -> Diagnosis:
+    error = last_error(seen.logs.get(API, ""))
+    return _report(
+        seen,
+        "api_down",
+        f"the edge runs, and the api-server behind it is {api.state}" + (f": {error}" if error else ""),
+        f"Run on the host: {_up(seen, 'api-server')}; if it stops again, {_logs(seen, API)}.",
+        services=(API, CONTROLLER),
+        log=API,
+        restart=(API,),
+    )
+
+
+def _controller_down(seen: Observation, controller: Container) -> Diagnosis:
+    return _report(
+        seen,
+        "controller_down",
+        f"the api-server cannot reach the controller: its container is {controller.state}",
+        f"Run on the host: {_up(seen, 'controller')}; workers come back to it at their next heartbeat.",
+        services=(CONTROLLER,),
+        log=CONTROLLER,
+        restart=(CONTROLLER,),
     )
 
 
@@ -686,15 +709,7 @@ def _server_error(seen: Observation) -> Diagnosis:
     controller = _find(seen, CONTROLLER)
     api_error = last_error(seen.logs.get(API, ""))
     if controller is not None and not controller.runs:
-        return _report(
-            seen,
-            "controller_down",
-            f"the api-server cannot reach the controller: its container is {controller.state}",
-            f"Run on the host: {_up(seen, 'controller')}; workers come back to it at their next heartbeat.",
-            services=(CONTROLLER,),
-            log=CONTROLLER,
-            restart=(CONTROLLER,),
-        )
+        return _controller_down(seen, controller)
     hung = _HANGS.search(_message(seen))
     named = _find(seen, hung["service"]) if hung else None
     if hung and (named is None or named.runs):
@@ -954,7 +969,9 @@ def _worker_gone(seen: Observation) -> Diagnosis | None:
 
 
 def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
-    if worker.oom_killed or (worker.exit_code == 137 and not error):
+    # The restart policy would have started it again after anything else.
+    by_hand = worker.state == "exited" and not worker.oom_killed and not worker.error
+    if worker.oom_killed or (worker.exit_code == 137 and not error and not by_hand):
         if worker.memory_limit:
             cause = f"the worker was killed at the memory limit of its container, {worker.memory_limit / 2**20:.0f} MiB"
             remedy = (
@@ -974,8 +991,6 @@ def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
             remedy,
             services=(WORKER,),
             log=WORKER,
-            # The restart policy starts again what was killed, but not what docker kill ended.
-            restart=(WORKER,) if worker.state == "exited" and not worker.memory_limit else (),
             recreate=bool(worker.memory_limit),
         )
     known = known_crash(worker.error) or known_crash(error)
@@ -999,11 +1014,11 @@ def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
             services=(CONTROLLER, WORKER),
             restart=(WORKER,),
         )
-    if not detail and worker.exit_code in (0, 143):
+    if not detail and by_hand and worker.exit_code in (0, 137, 143):
         return _report(
             seen,
             "worker_stopped",
-            f"the worker was stopped (exit code {worker.exit_code}) and not started again",
+            f"the worker was stopped or killed by hand (exit code {worker.exit_code}) and not started again",
             f"Run on the host: {_up(seen, 'model-worker')}.",
             services=(WORKER,),
             log=WORKER,
