@@ -2,6 +2,7 @@
 # make test    lint, unit, contract and Molecule tests
 # make test-nvidia  NVIDIA's driver and container toolkit on sandbox hosts, with fakes of GPUs
 # make test-fleet   three hosts and two gateways under load: rolling updates, broken releases, faults, in Molecule
+# make test-heal    one host broken in forty ways: its cause, and how it comes back, in Molecule
 # make demo-finetune  the demo's model learns who it is, and is rolled out to both hosts
 # make test-finetune  fine-tuning on a host that serves behind a gateway, in Molecule
 # make chat    talk to the model of the demo (HOST=gpuless-b for the second host)
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.installed-$(shell sha256sum $(REQUIREMENTS) | cut -c1-12)
 # The engine that runs here, or the sandbox's own.
 ENGINE = sandbox/engine.sh up; eval "$$(sandbox/engine.sh env)"
 
-.PHONY: help demo demo-finetune test test-nvidia test-fleet test-finetune chat clean lint unit molecule venv build
+.PHONY: help demo demo-finetune test test-nvidia test-fleet test-heal test-finetune chat clean lint unit molecule venv build
 
 help: ## Show the targets
 	@sed -n 's/^# make/  make/p' Makefile
@@ -73,6 +74,10 @@ test-nvidia: venv
 test-fleet: venv
 	@echo "Molecule: three hosts and two gateways under load (20 minutes; figures in reports/load-fleet.json)"
 	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name fleet
+
+test-heal: venv
+	@echo "Molecule: one host broken in forty ways (15 minutes; figures in reports/heal.json)"
+	@$(ENGINE); MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --scenario-name heal
 
 test-finetune: venv
 	@# The control node fetches a repository of dialogues.

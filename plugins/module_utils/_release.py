@@ -516,7 +516,8 @@ def as_configured(
 ) -> bool:
     """Whether every service runs in one container, made of the configuration and the images as they are now.
 
-    Says no in doubt: compose then looks itself, and changes nothing if nothing differs.
+    Says no in doubt: compose then looks itself, and changes nothing if nothing differs. A paused container counts, for
+    compose cannot start it: that it does not answer shows when it is asked.
     """
     own = [item for item in containers if item["oneoff"].lower() != "true"]
     ids = set(image_ids)
@@ -524,7 +525,7 @@ def as_configured(
         bool(hashes)
         and sorted(item["service"] for item in own) == sorted(hashes)
         and all(
-            item["state"] == "running" and item["hash"] == hashes[item["service"]] and item["image"] in ids
+            item["state"] in ("running", "paused") and item["hash"] == hashes[item["service"]] and item["image"] in ids
             for item in own
         )
     )

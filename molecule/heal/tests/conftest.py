@@ -12,8 +12,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2] / "tests/fleet")]
 
 import scenario  # noqa: E402 - the path is set above
-from endpoint import Endpoint  # noqa: E402
-from host import HOST, PORT, look  # noqa: E402
+from endpoint import Endpoint  # noqa: E402 - as above
+from host import HOST, PORT, look  # noqa: E402 - as above
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""One mutation after the other: its cause by verify.yml, and the seconds until the host answers, by itself or by site.yml."""
+"""One mutation after the other: its cause by verify.yml, and the seconds to the answer, by itself or by site.yml."""
 
 from __future__ import annotations
 

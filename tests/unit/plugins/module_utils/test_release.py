@@ -337,7 +337,7 @@ RUNNING = "controller\t90aa\tsha256:1\tFalse\trunning\tc1\napi-server\t6b1f\tsha
         (HASHES, RUNNING.replace("90aa", "90ab"), ["sha256:1"], False),
         (HASHES, RUNNING.replace("running", "exited", 1), ["sha256:1"], False),
         (HASHES, RUNNING.replace("running", "restarting", 1), ["sha256:1"], False),
-        (HASHES, RUNNING.replace("running", "paused", 1), ["sha256:1"], False),
+        (HASHES, RUNNING.replace("running", "paused", 1), ["sha256:1"], True),
         (HASHES, RUNNING.splitlines()[0], ["sha256:1"], False),
         (HASHES, RUNNING + RUNNING.splitlines()[0], ["sha256:1"], False),
         (HASHES, RUNNING + "old\t1\tsha256:1\tFalse\trunning\tc3\n", ["sha256:1"], False),
