@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,17 +18,27 @@ import scenario  # noqa: E402 - the path is set above
 from endpoint import Endpoint  # noqa: E402 - as above
 from host import HOST, PORT, look  # noqa: E402 - as above
 
+REPORT = scenario.ROOT / "reports/heal.json"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.timeout(300))
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The figures are the scenario's result, whether or not a test has failed."""
+    if REPORT.exists():
+        terminalreporter.write_line(table(json.loads(REPORT.read_text())["tests"]))
+
+
 @pytest.fixture(scope="session")
 def figures() -> Iterator[scenario.Figures]:
-    kept = scenario.Figures(scenario.ROOT / "reports/heal.json")
+    kept = scenario.Figures(REPORT)
     yield kept
-    print("\n" + table(kept.content["tests"]))
+    tests = list(kept.content["tests"].values())
+    kept.content["total"] = {"mutations": len(tests), **Counter(str(entry["end"]) for entry in tests)}
+    kept.write()
 
 
 @pytest.fixture(scope="session")

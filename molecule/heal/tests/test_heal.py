@@ -34,7 +34,7 @@ class Mutation:
     words: str = ""  # of the cause
     said: str = ""  # by site.yml
     undo: str = ""  # by a person, where site.yml refuses
-    watcher: bool = True  # false stops the host's own watcher first, so that site.yml alone can bring it back
+    watcher: bool = True  # false lets the host's own watcher hang, too, so that site.yml alone can bring it back
 
 
 def hung(service: str, **more: Any) -> Mutation:
@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation("model-worker is stopped", "docker stop -t 1 vicuna-model-worker-1", "worker_stopped"),
     Mutation("api-server is stopped", "docker stop -t 1 vicuna-api-server-1", "api_down"),
     Mutation("edge is stopped", "docker stop -t 1 vicuna-edge-1", "edge_down"),
-    # What hangs on a host whose watcher does not run.
+    # What hangs on a host whose watcher hangs as well.
     *[
         Mutation(
             f"{service} hangs, nobody watches",
@@ -200,7 +200,7 @@ def test_a_broken_host_comes_back(
     entry: dict[str, Any] = {"end": "not yet"}
     figures.keep(mutation.name, entry)
     if not mutation.watcher:
-        scenario.on(HOST, "systemctl stop vicuna-watch.service")
+        scenario.on(HOST, "systemctl kill --signal=STOP vicuna-watch.service")
     began = time.monotonic()
     scenario.on(HOST, PRELUDE + mutation.script)
     try:
@@ -227,6 +227,8 @@ def test_a_broken_host_comes_back(
             assert found == sound
             entry["end"] = SITE
     finally:
+        if not mutation.watcher:
+            scenario.on(HOST, "systemctl kill --signal=CONT vicuna-watch.service")
         if mutation.undo:
             scenario.on(HOST, PRELUDE + mutation.undo)
         figures.write()
@@ -268,6 +270,21 @@ def whole(endpoint: Endpoint, sound: dict[str, Any]) -> None:
     if endpoint.answers() or look() != sound:
         scenario.run("site.yml")
         endpoint.wait_for_answer(60)
+
+
+def test_check_mode_tells_a_repair_and_a_person_may_forbid_it(endpoint: Endpoint, sound: dict[str, Any]) -> None:
+    whole(endpoint, sound)
+    scenario.on(HOST, "docker pause vicuna-model-worker-1")
+    before = look(), scenario.containers(HOST)
+    told = scenario.run("site.yml", "--check", verify_request_timeout=5)
+    assert "check mode: not done" in told.stdout, told.stdout[-3000:]
+    assert "model-worker started again" in told.stdout
+    left = scenario.run("site.yml", fastchat_repair=False, verify_timeout=12, verify_request_timeout=5)
+    assert left.returncode == 2, left.stdout[-3000:]
+    assert "Cause: the container model-worker is paused" in left.stdout
+    assert (look(), scenario.containers(HOST)) == before
+    scenario.on(HOST, "docker unpause vicuna-model-worker-1")
+    endpoint.wait_for_answer(30)
 
 
 def test_a_converged_host_is_left_alone() -> None:

@@ -377,6 +377,26 @@ class TestAskUntil:
         assert outcome.payload is None
         assert waited - 3 <= outcome.waited <= waited + 3
 
+    def test_a_slow_look_leaves_no_time_for_a_request(self):
+        now = [0.0]
+        asked = []
+
+        def ask_once(limit):
+            asked.append(limit)
+            now[0] += 1
+            return Observation(url="http://h", model="gpt-4", status=503, body=NO_MODEL[1]), None, 1.0
+
+        def look(seen):
+            now[0] += 20
+            return replace(seen, containers=())
+
+        def sleep(seconds):
+            now[0] += seconds
+
+        outcome = chat_completion.ask_until(ask_once, 30, 60, 2, look=look, clock=lambda: now[0], sleep=sleep)
+        assert outcome.payload is None
+        assert min(asked) > 0
+
     def test_no_request_gets_more_than_what_is_left(self):
         _, asked = self.play(NO_MODEL, timeout=70, interval=0, costs=30)
         assert asked == [60, 40, 10]
