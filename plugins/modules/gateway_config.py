@@ -40,6 +40,14 @@ options:
     description: The folder of O(files), as the configuration names it. Only root can read it.
     type: path
     default: /etc/haproxy/vicuna
+  drop_in:
+    description: Settings of our own for HAProxy's systemd unit. Empty leaves them as they are.
+    type: str
+    default: ""
+  drop_in_path:
+    description: Where systemd reads O(drop_in).
+    type: path
+    default: /etc/systemd/system/haproxy.service.d/vicuna.conf
   secrets:
     description: Words in O(config) that are kept out of everything that is shown.
     type: list
@@ -119,8 +127,10 @@ running:
   description: Whether HAProxy answered on its socket.
   returned: when installed
   type: bool
-enabled:
-  description: Whether systemd starts it at boot. V(false) where there is no systemd.
+unit_ready:
+  description:
+    - Whether systemd starts it at boot, and has read the unit's settings as they are on the disk.
+    - V(false) where there is no systemd.
   returned: when installed
   type: bool
 reloaded:
@@ -157,6 +167,8 @@ from ansible_collections.vicuna.fleet.plugins.module_utils._haproxy import (
 )
 from ansible_collections.vicuna.fleet.plugins.module_utils._host import ports, processes
 from ansible_collections.vicuna.fleet.plugins.module_utils._host.pem import blocks
+
+SYSTEMD = "/run/systemd/system"
 
 
 def marked(config: str, files: dict[str, str]) -> tuple[str, str]:
@@ -299,6 +311,8 @@ def main() -> None:
             "config_path": {"type": "path", "default": "/etc/haproxy/haproxy.cfg"},
             "files": {"type": "dict", "default": {}, "no_log": True},
             "directory": {"type": "path", "default": "/etc/haproxy/vicuna"},
+            "drop_in": {"type": "str", "default": ""},
+            "drop_in_path": {"type": "path", "default": "/etc/systemd/system/haproxy.service.d/vicuna.conf"},
             "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "self_signed": {"type": "list", "elements": "str", "default": []},
             "minimum_version": {"type": "str", "default": "2.4"},
@@ -351,6 +365,8 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
     before = {config_path: read(config_path), **{directory / name: read(directory / name) for name in files}}
     after = {config_path: config, **{directory / name: content for name, content in files.items()}}
     differing = [str(path) for path, content in after.items() if before[path] != content]
+    drop_in = Path(params["drop_in_path"])
+    drop_in_differs = bool(params["drop_in"]) and read(drop_in) != params["drop_in"]
     # Copies of keys that are used no more do not stay behind.
     stale = [path for path in directory.iterdir() if path.name not in files] if directory.is_dir() else []
     runtime = Runtime(params["socket"], params["master_socket"])
@@ -368,6 +384,9 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
         or runtime.moved()
     )
     if not module.check_mode:
+        if drop_in_differs:
+            drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace(drop_in, params["drop_in"], 0o644)
         if differing:
             write(config, files, config_path, directory)
         for path in stale:
@@ -379,12 +398,12 @@ def work(module: AnsibleModule, haproxy: str) -> dict[str, Any]:
         if runs is not None and must_reload:
             reload(module, runtime, digest, runs[1])
     result: dict[str, Any] = {
-        "changed": bool(differing or stale) or must_reload,
+        "changed": bool(differing or stale or drop_in_differs) or must_reload,
         "installed": True,
         "version": version,
-        "changed_files": differing + [str(path) for path in stale],
+        "changed_files": differing + [str(path) for path in [*stale, *([drop_in] if drop_in_differs else [])]],
         "running": runs is not None,
-        "enabled": enabled(module),
+        "unit_ready": unit_ready(module) and not (module.check_mode and drop_in_differs),
         "reloaded": must_reload,
         "certificate": certificate,
     }
@@ -405,12 +424,12 @@ def ours(module: AnsibleModule, pem: str) -> bool:
     return rc == 0 and len(hashes) == 2 and hashes[0] == hashes[1]
 
 
-def enabled(module: AnsibleModule) -> bool:
+def unit_ready(module: AnsibleModule) -> bool:
     systemctl = module.get_bin_path("systemctl")
-    if systemctl is None or not os.path.isdir("/run/systemd/system"):  # noqa: PTH112  os.path says no where Path raises
+    if systemctl is None or not os.path.isdir(SYSTEMD):  # noqa: PTH112  os.path says no where Path raises
         return False
-    rc, _out, _err = module.run_command([systemctl, "is-enabled", "--quiet", "haproxy"])
-    return bool(rc == 0)
+    _rc, out, _err = module.run_command([systemctl, "show", "--property=UnitFileState,NeedDaemonReload", "haproxy"])
+    return sorted(out.split()) == ["NeedDaemonReload=no", "UnitFileState=enabled"]
 
 
 if __name__ == "__main__":

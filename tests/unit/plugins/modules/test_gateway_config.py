@@ -110,6 +110,49 @@ def test_the_state_follows_a_configuration_that_is_not_running(run: Run, tmp_pat
     assert "vicuna a 8 9000 1" in (tmp_path / "state").read_text(encoding="utf-8")
 
 
+def test_the_units_settings_are_put_back(run: Run, tmp_path: Path) -> None:
+    """Also where the run that installed HAProxy was killed before it wrote them."""
+    fake_haproxy(tmp_path)
+    path = tmp_path / "haproxy.service.d" / "vicuna.conf"
+    settings = {"drop_in": "[Service]\nRestart=always\n", "drop_in_path": str(path)}
+    run()
+    assert run(_ansible_check_mode=True, **settings)["changed_files"] == [str(path)]
+    assert not path.exists()
+    for harm in (lambda: None, lambda: path.write_text("edited"), path.unlink):
+        harm()
+        result = run(**settings)
+        # They are for systemd: nothing is reloaded for them.
+        assert (result["changed"], result["changed_files"], result["reloaded"]) == (True, [str(path)], False)
+        assert path.read_text() == settings["drop_in"]
+        assert path.stat().st_mode & 0o777 == 0o644
+    assert not run(**settings)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("said", "ready"),
+    [
+        ("UnitFileState=enabled\nNeedDaemonReload=no", True),
+        ("NeedDaemonReload=no\nUnitFileState=enabled", True),
+        ("UnitFileState=enabled\nNeedDaemonReload=yes", False),
+        ("UnitFileState=disabled\nNeedDaemonReload=no", False),
+        ("", False),
+    ],
+)
+def test_what_systemd_knows_of_the_unit(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, ready: bool
+) -> None:
+    fake_haproxy(tmp_path)
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho '{said}'\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(gateway_config, "SYSTEMD", str(tmp_path / "systemd"))
+    assert run()["unit_ready"] is False
+    (tmp_path / "systemd").mkdir()
+    assert run()["unit_ready"] is ready
+    settings = {"drop_in": "x", "drop_in_path": str(tmp_path / "unit.d" / "x.conf")}
+    assert run(_ansible_check_mode=True, **settings)["unit_ready"] is False
+
+
 def test_no_openssl_and_no_certificate(run: Run, tmp_path: Path) -> None:
     fake_haproxy(tmp_path)
     assert "gateway_tls_certificate" in run(self_signed=["a.example"])["msg"]
