@@ -72,4 +72,4 @@ def test_what_is_taken_back(release: dict[str, Any], back: bool) -> None:
     tasks = DataLoader().load_from_file(str(ROOT / "playbooks/steps/roll.yml"), trusted_as_template=True)
     block = next(task for task in tasks if "rescue" in task)
     task = next(task for task in block["rescue"] if task["name"].endswith("Put the last good release back"))
-    assert runs(task, {"ansible_check_mode": False, "fastchat_release": release}) is back
+    assert runs(task, {**block["vars"], "ansible_check_mode": False, "fastchat_release": release}) is back
