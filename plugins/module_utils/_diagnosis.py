@@ -247,19 +247,8 @@ def _refused(seen: Observation) -> Diagnosis:
                 f"nothing listens on {place}: the compose project {seen.project!r} has no containers on this host",
                 "Deploy it: run the playbook site.yml for this host (role fastchat).",
             )
-        if edge is None or not edge.runs:
-            state = "does not exist" if edge is None else f"is {edge.state}"
-            alert = _last_match(seen.logs.get(EDGE, ""), r"\[ALERT\]|error detected|cannot bind|permission denied")
-            return _report(
-                seen,
-                "edge_down",
-                f"nothing listens on {place}: the container edge {state}" + (f" ({alert})" if alert else ""),
-                f"Run on the host: {_up(seen, 'edge')}; if it stops again, {_logs(seen, EDGE)} names the line of its "
-                "configuration or the port that is taken.",
-                services=(EDGE,),
-                log=EDGE,
-                restart=(EDGE,),
-            )
+        if edge is None or not edge.runs or _ends_at_once(edge):
+            return _edge_down(seen, edge)
         return _report(
             seen,
             "wrong_port",
@@ -342,7 +331,39 @@ def _does_not_answer(seen: Observation, *services: str) -> Diagnosis:
     )
 
 
+def _ends_at_once(edge: Container) -> bool:
+    """Whether it runs for now and has just ended: one that cannot start is seen between two starts as well."""
+    return edge.runs and edge.restarts > 0 and edge.running_for < REGISTERING_S
+
+
+# HAProxy's words for what keeps it from starting; not for a server that is down, nor for the sum of what it has said.
+_EDGE_ALERT = (
+    r"\[ALERT\](?!.*(?:has no server available|Fatal errors found|Error\(s\) found))|cannot bind|permission denied"
+)
+
+
+def _edge_down(seen: Observation, edge: Container | None) -> Diagnosis:
+    alert = _last_match(seen.logs.get(EDGE, ""), _EDGE_ALERT)
+    if edge is None:
+        state = "does not exist"
+    else:
+        state = f"ends at every start, {edge.restarts} times so far" if edge.runs else f"is {edge.state}"
+    return _report(
+        seen,
+        "edge_down",
+        f"nothing listens on {_origin(seen.url)}: the container edge {state}" + (f" ({alert})" if alert else ""),
+        f"Run on the host: {_up(seen, 'edge')}; if it stops again, {_logs(seen, EDGE)} names the line of its "
+        "configuration or the port that is taken.",
+        services=(EDGE,),
+        log=EDGE,
+        restart=(EDGE,),
+    )
+
+
 def _disconnected(seen: Observation) -> Diagnosis:
+    edge = _find(seen, EDGE)
+    if edge is not None and (not edge.runs or _ends_at_once(edge)):
+        return _edge_down(seen, edge)
     return _report(
         seen,
         "disconnected",

@@ -754,6 +754,39 @@ CASES = {
         ["docker compose up -d edge"],
         True,
     ),
+    "refused, the edge ends at every start": (
+        seen(
+            error_kind="refused",
+            containers=stack(Container("edge", "running", running_for=0.4, restarts=6)),
+            logs={
+                "edge": "[ALERT]    (1) : config : parsing [/etc/vicuna/haproxy.cfg:37] : unknown keyword 'fronted' "
+                "out of section.\n[ALERT]    (1) : config : Error(s) found in configuration file : haproxy.cfg\n"
+                "[ALERT]    (1) : config : Fatal errors found in configuration.\n"
+            },
+        ),
+        "edge_down",
+        ["ends at every start, 6 times", "unknown keyword 'fronted'"],
+        ["docker compose up -d edge"],
+        True,
+    ),
+    "disconnected, the edge ends at every start": (
+        seen(error_kind="disconnected", containers=stack(Container("edge", "restarting", exit_code=1, restarts=6))),
+        "edge_down",
+        ["edge is restarting"],
+        ["docker compose up -d edge"],
+        True,
+    ),
+    "refused, the edge was stopped": (
+        seen(
+            error_kind="refused",
+            containers=stack(Container("edge", "exited", exit_code=0)),
+            logs={"edge": "[ALERT]    (8) : backend 'api_check' has no server available!\n"},
+        ),
+        "edge_down",
+        ["edge is exited"],
+        ["docker compose up -d edge"],
+        True,
+    ),
     "refused, no edge": (
         seen(error_kind="refused", containers=stack(without=("edge",))),
         "edge_down",
@@ -1042,6 +1075,9 @@ REPAIRS = {
     "edge gives up on a worker that is unwell": (["model-worker"], True),
     "api-server down": (["api-server"], True),
     "refused, edge down": (["edge"], True),
+    "refused, the edge ends at every start": (["edge"], True),
+    "disconnected, the edge ends at every start": (["edge"], True),
+    "refused, the edge was stopped": (["edge"], True),
     "refused, no edge": ([], True),
     "refused, edge runs": (["edge"], True),
     "hung, the edge": (["edge"], True),
@@ -1132,3 +1168,7 @@ def test_commands_name_the_project():
     )
     assert "cd /srv/other && docker compose up -d edge" in found.remedy
     assert "docker compose -p other logs" in found.remedy
+
+
+def test_a_server_that_is_down_is_no_reason_why_the_edge_is():
+    assert "no server available" not in diagnose(CASES["refused, the edge was stopped"][0]).cause
