@@ -760,6 +760,8 @@ def _server_error(seen: Observation) -> Diagnosis:
                 log=API,
                 restart=_settled(seen, _unreached(api_error) or API),
             )
+        if not registered(this_run(seen.logs.get(WORKER, ""))):
+            return _loading(seen, worker)
         return _report(
             seen,
             "registering",
@@ -844,6 +846,10 @@ def _no_model(seen: Observation) -> Diagnosis:
             services=(CONTROLLER, WORKER),
             log=WORKER,
         )
+    return _loading(seen, worker)
+
+
+def _loading(seen: Observation, worker: Container) -> Diagnosis:
     return _report(
         seen,
         "loading",

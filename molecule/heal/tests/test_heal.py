@@ -37,6 +37,7 @@ class Mutation:
     said: str = ""  # by site.yml
     first: str = ""  # a playbook that is run before site.yml
     undo: str = ""  # by a person, where site.yml refuses
+    limit: int = 7  # seconds until the cause shows
     watcher: bool = True  # false lets the host's own watcher hang, too, so that site.yml alone can bring it back
 
 
@@ -64,6 +65,7 @@ MUTATIONS = [
             f"hang {service}",
             "hung",
             words=service,
+            limit=12,  # the edge takes up to 7 s to see it
             watcher=False,
             said=f"{service} started again",
         )
@@ -118,6 +120,7 @@ MUTATIONS = [
         "compose.yaml is changed and read",
         "sed -i 's/--device=cpu/--device=cuda/' compose.yaml; docker compose up -d",
         "torch_without_cuda",
+        limit=25,
     ),
     Mutation("the project's folder is removed", "cd /; rm -rf /opt/vicuna", SERVES),
     # The model.
@@ -274,9 +277,8 @@ def asked(mutation: Mutation, endpoint: Endpoint, entry: dict[str, Any]) -> None
         entry["cause"] = SERVES
         endpoint.wait_for_answer(30)
         return
-    # The edge takes up to 7 s to see what hangs.
-    limit = 12 if mutation.cause == "hung" else 7
-    judged(mutation, entry, scenario.run("playbooks/verify.yml", verify_timeout=limit, verify_request_timeout=6).stdout)
+    done = scenario.run("playbooks/verify.yml", verify_timeout=mutation.limit, verify_request_timeout=6)
+    judged(mutation, entry, done.stdout)
 
 
 def judged(mutation: Mutation, entry: dict[str, Any], output: str) -> None:

@@ -479,6 +479,18 @@ CASES = {
         ["Wait"],
         True,
     ),
+    "500, another worker is named still": (
+        seen(
+            500,
+            "Internal Server Error",
+            containers=stack(worker(running_for=6)),
+            logs={"model-worker": log("worker_loading"), "api-server": log("api_worker_unreachable")},
+        ),
+        "loading",
+        ["still loading", "6.0 s"],
+        ["Wait"],
+        True,
+    ),
     "500, worker dead": (
         seen(
             500,
