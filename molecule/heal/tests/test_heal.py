@@ -128,6 +128,7 @@ MUTATIONS = [
         "a weight file is cut short",
         f"truncate -s 1M {MODEL}/model.safetensors; docker restart -t 1 vicuna-model-worker-1",
         "damaged_model",
+        limit=20,
     ),
     Mutation(
         "a weight file is altered",
