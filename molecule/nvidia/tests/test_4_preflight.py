@@ -153,7 +153,8 @@ def test_the_site_looks_once_at_gpus_and_engine(host: Host, nvidia_b: Any, model
     again = prepare()
     # Facts; model, host, the plan and its table; the engine; the file of the GPUs' tasks, and a container.
     assert (again.code, again.changed) == (0, 0) and "ok=8 " in again.output, again.output
-    nvidia_b.check_output('sed -i \'s/"cdi": true/"cdi": false/\' /etc/docker/daemon.json')
+    # Read by the engine, too: one that has not read its file is restarted by the role docker before.
+    nvidia_b.check_output('sed -i \'s/"cdi": true/"cdi": false/\' /etc/docker/daemon.json && systemctl restart docker')
     mended = prepare()
     assert (mended.code, mended.changed) == (0, 2), mended.output
     assert '"cdi": true' in nvidia_b.file("/etc/docker/daemon.json").content_string
