@@ -102,8 +102,12 @@ def last_line(text: str) -> str:
 _HERE = r"^(?!remote:).*"
 _SAID: tuple[tuple[str, str], ...] = (
     ("dubious_ownership", r"dubious ownership|unsafe repository"),
-    ("disk_full", _HERE + r"(?:no space left on device|disk quota exceeded|not enough space|disk full)"),
+    (
+        "disk_full",
+        _HERE + r"(?:no space left on device|out of disk ?space|disk quota exceeded|not enough space|disk full)",
+    ),
     ("read_only", _HERE + r"read-only file system"),
+    ("bad_disk", _HERE + r"(?:input/output error|stale (?:nfs )?file handle|structure needs cleaning)"),
     ("memory", _HERE + r"(?:out of memory|cannot allocate memory|died of signal 9|malloc failed)"),
     (
         "git_lock",
@@ -112,7 +116,7 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "git_lfs_missing",
-        r"'lfs' is not a git command|git-lfs['\"]?: (?:command )?(?:not found|no such file)"
+        r"'lfs' is not a git command|git-lfs['\"]?(?:: (?:command )?| was )(?:not found|no such file)"
         r"|cannot (?:run|exec|spawn) ['\"]?git-lfs|git-lfs\b.*executable file not found",
     ),
     ("git_missing", r"exec: \"git\": executable file not found|(?:^|sh: |\d: )git: (?:command )?not found"),
@@ -128,22 +132,23 @@ _SAID: tuple[tuple[str, str], ...] = (
     # -- the server's words, which say more than its status
     (
         "rate_limit",
-        r"rate.?limit|too many requests|abuse detection|retry later|slow ?down\b|throttl"
+        r"rate.?limit|rate exceeded|too many requests|abuse detection|retry later|slow ?down\b|throttl"
         r"|requests? .{0,30}temporarily (?:blocked|limited)",
     ),
     (
         "quota",
         r"over (?:its|the|your) .{0,20}quota|quota (?:has been |was |is )?(?:exceeded|reached)|exceed\w* .{0,40}quota"
         r"|data packs?\b|lfs budget|bandwidth (?:limit|quota)"
-        r"|(?:storage|size|usage) (?:limit|quota) .{0,20}(?:reach|exceed)"
-        r"|exceed\w* .{0,30}(?:storage|size|usage|bandwidth|transfer) limit|insufficient (?:server )?storage"
+        r"|(?:storage|size|usage) (?:limit|quota)s? .{0,20}(?:reach|exceed)|storage is full"
+        r"|(?:over|exceed\w*|reached) .{0,40}(?:storage|size|usage|bandwidth|transfer) (?:limit|quota)"
+        r"|insufficient (?:server )?storage"
         r"|payment required|exceeded .{0,20}data plan|due to a billing",
     ),
     (
         "licence",
         r"access to (?:model|dataset|space|repo\w*) .* is restricted|gated ?repo|access (?:a |to )?.{0,20}\bgated\b"
         r"|not in the authorized list|awaiting a review from the repo|your request to access .* (?:rejected|pending)"
-        r"|(?:accept|agree to) .{0,40}(?:licen[cs]e|terms|conditions)",
+        r"|(?:accept|agree to) .{0,40}(?:licen[cs]e|terms|conditions)|share .{0,20}contact information",
     ),
     (
         "lfs_disabled",
@@ -151,14 +156,15 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "web_page",
-        r"expected json type, got|looking for beginning of value|unexpected content.?type|<!doctype html|<html",
+        r"expected json type, got|looking for beginning of value|unexpected content.?type|<!doctype html|<html"
+        r"|bad line length character: ?<",
     ),
     ("too_large", r"(?:request )?entity too large|payload too large|content too large|request body .{0,20}too large"),
     # -- the way there
     (
         "proxy",
         r"could not resolve proxy|from proxy after connect|proxy authentication required|proxyconnect tcp"
-        r"|proxy connect (?:aborted|failed|timed)|connect tunnel failed|unsupported proxy|socks[45]h?\b|socks connect"
+        r"|proxy connect(?:ion closed| (?:aborted|failed|timed))|connect phase completed|connect tunnel failed|unsupported proxy|socks[45]h?\b|socks connect"
         r"|via proxy\b.*(?:refused|failed)|proxy (?:error|handshake|refused|denied|server refused|hung up)"
         r"|connection to proxy|error: 407\b|http (?:code )?=? ?407\b",
     ),
@@ -175,12 +181,14 @@ _SAID: tuple[tuple[str, str], ...] = (
         r"permission denied \(|too many authentication failures|no mutual signature|load key .*(?:denied|invalid)"
         r"|permission denied, please try again|permissions .* are too open",
     ),
+    ("ssh_algorithm", r"no matching .* found\. their offer"),
     (
         "tls_client",
         r"certificate required|gnutls recv error \(-12\)|alert (?:bad certificate|unknown ca)"
         r"|tls: (?:bad certificate|unknown certificate)"
         r"|could not load (?:pem )?client certificate|unable to set private key",
     ),
+    ("dumb_http", r"dumb http transport does not support"),
     ("", r"(?:rpc failed; http |requested url returned error: )([45]\d\d)"),
     # -- a connection that broke while data came, and one that was cut before. Neither is a fault of certificates,
     # whatever part of a TLS library had to tell it.
@@ -188,7 +196,7 @@ _SAID: tuple[tuple[str, str], ...] = (
         "interrupted",
         r"rpc failed; (?:http [1-3]\d\d )?(?:curl (?:18|56|92|95|55|16)\b|result=(?:18|56|55))"
         r"|unexpected disconnect|early eof|bytes of body are still expected"
-        r"|transfer closed with",
+        r"|transfer closed with|expected flush after ref listing",
     ),
     (
         "cut",
@@ -199,7 +207,8 @@ _SAID: tuple[tuple[str, str], ...] = (
         r"|resource temporarily unavailable|failed to receive handshake|handshake.*\beof\b"
         r"|not closed cleanly|closed before end of"
         r"|connection closed by (?:remote|\S+ port)|closed by remote host|kex_exchange_identification"
-        r"|use of closed network connection"
+        r"|use of closed network connection|client connection lost|forcibly closed|cannot retry err"
+        r"|failure when receiving data|failed sending data"
         r"|server closed idle|sent goaway|broken pipe|http/2 framing|stream error: stream id"
         r"|(?:post|get|put) \"?https?://\S+: eof$",
     ),
@@ -224,6 +233,7 @@ _SAID: tuple[tuple[str, str], ...] = (
         "tls_protocol",
         r"wrong version number|unsupported protocol|protocol version|handshake failure|handshake failed"
         r"|unexpected tls packet|tls fatal alert|server name .*not recognized|unrecognized name|oversized record"
+        r"|packet length too long|exceeded the maximum permissible length"
         r"|does not look like a tls handshake|http response to https client|no protocols available|key too small"
         r"|legacy renegotiation|no shared cipher|unknown protocol|plain http request was sent to https"
         r"|tls.* alert.* internal error|remote error: tls|http/0\.9|malformed http (?:response|version)"
@@ -243,6 +253,7 @@ _SAID: tuple[tuple[str, str], ...] = (
         r"unable to update url base from redirection|redirects followed|too many redirects|stopped after \d+ redirect"
         r"|returned error: 30[12378]\b",
     ),
+    ("damaged_transfer", r"pack has bad object"),
     (
         "damaged_repository",
         r"is corrupt|object file \S+ is empty|bad object|loose object|unable to read tree|bad signature"
@@ -252,10 +263,10 @@ _SAID: tuple[tuple[str, str], ...] = (
     (
         "revision_not_found",
         r"couldn't find remote ref|not our ref|unadvertised object|unknown revision|remote branch .* not found"
-        r"|bad revision|reference is not a tree",
+        r"|bad revision|reference is not a tree|no such remote ref|remote error: want [0-9a-f]+ not valid",
     ),
     ("damaged_transfer", r"expected oid|got \S+ after \d+ bytes|sha256 differs|pack is corrupted"),
-    ("lfs_server_missing", r"repository or object not found: \S+/objects/batch"),
+    ("lfs_server_missing", r"(?:repository or object not found|not implemented): \S+/objects/batch"),
     (
         "lfs_object_missing",
         r"object does not exist|does not exist on the server|object (?:\S+ )?not found|\[(?:404|410|422)\]"
@@ -263,7 +274,7 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "credentials",
-        r"authentication failed|authentication required|could not read (?:username|password)|terminal prompts disabled"
+        r"authentication failed|authentication required|requires authentication|could not read (?:username|password)|terminal prompts disabled"
         r"|invalid (?:username|user name|credentials|token|or expired)|bad credentials|http basic: access denied"
         r"|git credentials for .* not found|user interaction is required|unauthorized|logon failed"
         r"|password authentication .*(?:removed|no longer)",
@@ -285,7 +296,7 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "url",
-        r"unable to find remote helper|url rejected|malformed|transport '.*' not allowed|no path specified"
+        r"unable to find remote helper|missing protocol: |url rejected|malformed|transport '.*' not allowed|no path specified"
         r"|illegal format|bad/illegal|protocol \S+ (?:not supported|disabled)|strange (?:host|path)name",
     ),
     (
@@ -382,6 +393,12 @@ _FAULTS: dict[str, tuple[str, str, str, str]] = {
         "the file system of {dest} is read-only ({said}).",
         "a directory that can be written.",
         "mount it writable or choose another model_root.",
+    ),
+    "bad_disk": (
+        "bad_disk",
+        "the file system of {dest} fails ({said}).",
+        "a disk or a network share that can be read and written.",
+        "see what 'dmesg' says of it; check the disk, or mount the share again; or choose another model_root.",
     ),
     "memory": (
         "memory",
@@ -548,6 +565,12 @@ _FAULTS: dict[str, tuple[str, str, str, str]] = {
         "correct model_repo (the address for 'git clone', not one of a web page); a page to log in comes from a proxy "
         "or a portal on the way: check https_proxy and no_proxy, or set model_token.",
     ),
+    "dumb_http": (
+        "url",
+        "{host} hands out the files of {repo}, and does not speak git's protocol ({said}).",
+        "a git server at that address.",
+        "let the web server there run 'git http-backend', or use an ssh address in model_repo.",
+    ),
     "redirect": (
         "redirect",
         "{host} leads on to an address that is not followed ({said}).",
@@ -569,7 +592,7 @@ _FAULTS: dict[str, tuple[str, str, str, str]] = {
     ),
     "damaged_transfer": (
         "damaged_transfer",
-        "{host} sent a large file that does not match the sha256 in its pointer ({said}).",
+        "what {host} sent is damaged: it is not what its sha256 or its checksum says ({said}).",
         "the content that the commit names.",
         "run again; if it stays so, a cache or proxy on the way, or the server's own copy, is damaged.",
     ),
@@ -609,6 +632,13 @@ _FAULTS: dict[str, tuple[str, str, str, str]] = {
         "{host} accepts no ssh key of the user that fetches the model ({said}).",
         "a key of that user (root through become) which the server knows.",
         "register one there, or use an https address in model_repo, with model_token.",
+    ),
+    "ssh_algorithm": (
+        "ssh_algorithm",
+        "the ssh of {host} and that of this host have no algorithm in common ({said}).",
+        "an ssh server that is up to date.",
+        "update that server, allow its algorithm in the ssh configuration of the user that fetches the model, or use "
+        "an https address in model_repo, with model_token.",
     ),
     "url": (
         "url",

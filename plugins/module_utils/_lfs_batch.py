@@ -231,10 +231,11 @@ def _outcome(
 
 def _object_problem(error: t.Any, oid: str, *, host: str, repo: str, has_token: bool) -> Problem:
     """Why the server does not give one object."""
-    known = error if isinstance(error, dict) else {}
-    code, text = known.get("code"), show(known.get("message", ""))
-    reason = f"{code}: {text}" if text else f"{code}"
-    code = code if isinstance(code, int) else 0
+    known = error if isinstance(error, dict) else {"message": error}
+    number, text = show(known.get("code") or ""), show(known.get("message", ""))
+    reason = ": ".join(part for part in (number, text) if part)
+    # Some servers write the number as text.
+    code = int(number) if re.fullmatch(r"[1-5]\d\d", number) else 0
     fault = "lfs_object_missing" if code in (404, 410, 422) else "transfer_unsupported" if code == 409 else ""
     judged = status_fault(code, text)
     if not fault or judged not in ("server", "repository_not_found"):
