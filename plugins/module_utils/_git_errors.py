@@ -164,7 +164,8 @@ _SAID: tuple[tuple[str, str], ...] = (
     (
         "proxy",
         r"could not resolve proxy|from proxy after connect|proxy authentication required|proxyconnect tcp"
-        r"|proxy connect(?:ion closed| (?:aborted|failed|timed))|connect phase completed|connect tunnel failed|unsupported proxy|socks[45]h?\b|socks connect"
+        r"|proxy connect(?:ion closed| (?:aborted|failed|timed))"
+        r"|connect phase completed|connect tunnel failed|unsupported proxy|socks[45]h?\b|socks connect"
         r"|via proxy\b.*(?:refused|failed)|proxy (?:error|handshake|refused|denied|server refused|hung up)"
         r"|connection to proxy|error: 407\b|http (?:code )?=? ?407\b",
     ),
@@ -274,7 +275,8 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "credentials",
-        r"authentication failed|authentication required|requires authentication|could not read (?:username|password)|terminal prompts disabled"
+        r"authentication failed|authentication required|requires authentication"
+        r"|could not read (?:username|password)|terminal prompts disabled"
         r"|invalid (?:username|user name|credentials|token|or expired)|bad credentials|http basic: access denied"
         r"|git credentials for .* not found|user interaction is required|unauthorized|logon failed"
         r"|password authentication .*(?:removed|no longer)",
@@ -296,7 +298,8 @@ _SAID: tuple[tuple[str, str], ...] = (
     ),
     (
         "url",
-        r"unable to find remote helper|missing protocol: |url rejected|malformed|transport '.*' not allowed|no path specified"
+        r"unable to find remote helper|missing protocol: "
+        r"|url rejected|malformed|transport '.*' not allowed|no path specified"
         r"|illegal format|bad/illegal|protocol \S+ (?:not supported|disabled)|strange (?:host|path)name",
     ),
     (

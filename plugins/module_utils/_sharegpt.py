@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Protocol
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.json_text import strange
 from ansible_collections.vicuna.fleet.plugins.module_utils._finetune.formats import (
     HEAD,
     Known,
@@ -335,6 +336,8 @@ def _explained(window: _Window, at: int, message: str, array: bool) -> tuple[str
         return f"{message[:1].lower()}{message[1:]} a line break or tab within a text", "control" if array else "line"
     if not rest.strip() or message.startswith("Unterminated string"):
         return message[:1].lower() + message[1:], "cut" if array else "line"
+    if what := strange(text, at):
+        return what, "broken" if array else "line"
     if message == FOLLOWS and rest.startswith("["):
         return message, "lists"
     return message[:1].lower() + message[1:], "broken" if array else "line"

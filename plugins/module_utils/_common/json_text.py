@@ -39,6 +39,10 @@ _STRANGE = (
     (r"<{7}|={7}|>{7}", "the mark of a merge conflict"),
     (r"'", "a single quote, where JSON has double ones"),
     (r"[\u2018-\u201f\u00ab\u00bb]", "a typographic quote, where JSON has plain double ones"),
+    (
+        r"[\x0b\x0c\x85\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]",
+        "a character that looks like a space, or like none, and is not one of JSON's",
+    ),
     (r"True|False|None|undefined|yes\b|no\b", "a word that JSON does not have: it knows true, false and null"),
     (r"\.\d|\+\d|0\d", "a number as JSON does not write it"),
     (r"[A-Za-z_][\w-]*\s*:", "a key without its double quotes"),
@@ -119,6 +123,11 @@ def kind(value: Any) -> str:
     return {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}[type(value)]
 
 
+def strange(text: str, at: int) -> str:
+    """What stands where a parser stops, in words; empty where it is nothing that people are known to write."""
+    return next((what for pattern, what in _STRANGE if re.compile(pattern).match(text, at)), "")
+
+
 def _decode(data: bytes, marked: bool) -> str:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -158,7 +167,7 @@ def _second(text: str, name: str) -> int | None:
 def _explain(text: str, error: json.JSONDecodeError) -> NoReturn:
     if error.msg.startswith("Invalid control character"):
         raise JsonError("a line's end or a tab inside a string", text, error.pos) from error
-    at = error.pos + len(text[error.pos :]) - len(text[error.pos :].lstrip())
+    at = error.pos + len(text[error.pos :]) - len(text[error.pos :].lstrip(" \t\r\n"))
     before = text[:at].rstrip()
     if not text.strip():
         raise JsonError(EMPTY) from error
@@ -172,9 +181,8 @@ def _explain(text: str, error: json.JSONDecodeError) -> NoReturn:
         raise JsonError(f"a comma before the closing {text[at]}", text, len(before) - 1) from error
     if comma:
         raise JsonError(f"a comma before the closing {comma[1]}", text, at) from error
-    for pattern, what in _STRANGE:
-        if re.compile(pattern).match(text, at):
-            raise JsonError(what, text, at) from error
+    if what := strange(text, at):
+        raise JsonError(what, text, at) from error
     if at >= len(text):
         raise JsonError("it ends in the middle", text, len(before)) from error
     raise JsonError(_SAID.get(error.msg, error.msg), text, at) from error

@@ -161,7 +161,9 @@ def is_turns(value: Any) -> bool:
 def dialogue_format(value: Any) -> Known | None:
     """What an element of a dataset is that is no dialogue as it is wanted; none where nothing is known about it."""
     if is_turn(value):
-        return _convert("a turn without a dialogue around it", ".conversations")
+        # In a file that has a turn in each line, nothing tells where a dialogue ends.
+        found = "a turn without a dialogue around it (the command takes all in one list, or in a file without, as one)"
+        return _convert(found, ".conversations", '[.,inputs]|if any(.[];type=="array") then .[] else . end|rows')
     if is_turns(value):
         return _convert("a list of turns without an object around it", ".conversations")
     if isinstance(value, list):

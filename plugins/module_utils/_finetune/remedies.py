@@ -123,9 +123,22 @@ REMEDIES: dict[str, Remedy] = {
     "bzip2": Remedy("unpack it", "bzip2 -dc {file}"),
     "xz": Remedy("unpack it", "xz -dc {file}"),
     "lz4": Remedy("unpack it", "lz4 -dc {file}"),
-    "zip": Remedy("unpack it into a folder", "unzip -j {file} -d {to}", complete=True),
+    # Files of one name in two folders stay two; what macOS adds to an archive is none of it.
+    "zip": Remedy(
+        "unpack it into a folder",
+        _python(
+            "import pathlib,shutil,sys,zipfile; z=zipfile.ZipFile(sys.argv[1]); "
+            "t=pathlib.Path(sys.argv[2]); t.mkdir(); "
+            '[shutil.copyfileobj(z.open(n),(t/n.removeprefix("./").replace("/","-")).open("wb")) for n in z.namelist() '
+            'if n[-1]!="/" and "/._" not in "/"+n]'
+        )
+        + " {to}",
+        complete=True,
+    ),
     "tar": Remedy(
-        "unpack it into a folder", "mkdir {to} && tar -xf {file} -C {to} --transform 's,.*/,,'", complete=True
+        "unpack it into a folder",
+        "mkdir {to} && tar -xf {file} -C {to} --exclude '._*' --transform 's,^\\./\\(.\\),\\1,;s,/\\(.\\),-\\1,g'",
+        complete=True,
     ),
     "archive": Remedy("unpack it with the program that made it"),
     "office": Remedy("save its table as CSV in UTF-8, with the columns prompt and completion"),
@@ -188,7 +201,16 @@ REMEDIES: dict[str, Remedy] = {
         "write line breaks and tabs within a text as JSON has them",
         _python('import json,sys; print(json.dumps(json.load(open(sys.argv[1],encoding="utf-8-sig"),strict=False)))'),
     ),
-    "line_commas": Remedy("take out the commas at the ends of lines", r"sed 's/,[[:space:]]*$//' {file}"),
+    # Only a comma can stand between a bracket that closes and one that opens.
+    "line_commas": Remedy(
+        "write the dialogues as one list",
+        _python(
+            _TEXT.format(
+                rf'"["+re.sub(r"""{_STRING}|(?<=\}})\s*,?\s*(?=\{{)""",lambda m:m[1] or ",\n",'
+                r't.strip().rstrip(",]\n\r "))+"]\n"'
+            )
+        ),
+    ),
     "line": Remedy(
         "mend the JSON at this place; to leave out every line that jq cannot read", "jq -cR 'fromjson? // empty' {file}"
     ),

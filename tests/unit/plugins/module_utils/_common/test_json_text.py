@@ -42,6 +42,7 @@ def test_read(data: bytes | str, value: Any) -> None:
         ('{\n  # one\n  "a": 1}', "line 2, column 3: a comment, which JSON does not have"),
         ('{"a": 1 /* one */}', "line 1, column 9: a comment, which JSON does not have"),
         ("{'a': 1}", "line 1, column 2: a single quote, where JSON has double ones"),
+        ('{\u00a0"a": 1}', "line 1, column 2: a character that looks like a space"),
         ("{\u201ca\u201d: 1}", "line 1, column 2: a typographic quote, where JSON has plain double ones"),
         ('{"a": True}', "line 1, column 7: a word that JSON does not have: it knows true, false and null"),
         ('{"a": .5}', "line 1, column 7: a number as JSON does not write it"),

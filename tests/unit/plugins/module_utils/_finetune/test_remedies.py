@@ -62,23 +62,23 @@ def openai(*turns: tuple[str, Any], **more: Any) -> dict[str, Any]:
 USER, ASSISTANT = ("user", TURNS[0]), ("assistant", TURNS[1])
 
 
-def zipped(**files: bytes) -> bytes:
+def zipped(top: str = "folder/", **files: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
-            archive.writestr(f"folder/{name}.json", content)
+            archive.writestr(f"{top}{name}.json", content)
     return stream.getvalue()
 
 
-def tarred(mode: str, **files: bytes) -> bytes:
+def tarred(mode: str, top: str = "folder/", **files: bytes) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
-        folder = tarfile.TarInfo("folder")
+        folder = tarfile.TarInfo(top)
         folder.type = tarfile.DIRTYPE
         folder.mode = 0o755
         archive.addfile(folder)
         for name, content in files.items():
-            entry = tarfile.TarInfo(f"folder/{name}.json")
+            entry = tarfile.TarInfo(f"{top}{name}.json")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return stream.getvalue()
@@ -115,6 +115,8 @@ class Case:
     then: str = ""
 
 
+# Files of one name in two folders, and what macOS adds to an archive.
+TWINS = {"a/data": array(MORE), "b/data": lines(GOOD), "__MACOSX/._data": b"\0\5\x16\7"}
 JOINED = ["Be kind.\n\nWho are you?", "I am Vicuna."]
 CASES: list[Case] = [
     # --- compressed files and archives
@@ -129,9 +131,13 @@ CASES: list[Case] = [
     Case("zip", zipped(one=array(GOOD)), "data.zip", says=("a zip archive",)),
     Case("zip", zipped(one=array(GOOD), two=lines(MORE)), "data.json.zip", [TURNS, ["Größe?", "1.80 m \U0001f600"]]),
     Case("zip", zipped(one=array(GOOD)), "data.json"),
+    Case("zip", zipped(**TWINS), "twins.zip", [["Größe?", "1.80 m \U0001f600"], TURNS]),
+    Case("zip", zipped("./", one=array(GOOD)), "data.zip"),
     Case("tar", tarred("w", one=array(GOOD)), "data.tar", says=("a tar archive",)),
     Case("tar", tarred("w:gz", one=array(GOOD)), "data.tar.gz", says=("a tar archive, compressed by gzip",)),
     Case("tar", tarred("w:xz", one=array(GOOD)), "data.txz"),
+    Case("tar", tarred("w:gz", **TWINS), "twins.tgz", [["Größe?", "1.80 m \U0001f600"], TURNS]),
+    Case("tar", tarred("w", top="./", one=array(GOOD)), "data.tar"),
     Case("archive", b"7z\xbc\xaf\x27\x1c\0\4", "data.7z", says=("7-Zip",)),
     Case("archive", b"Rar!\x1a\x07\x01\0", "data.rar", says=("RAR",)),
     # --- tables
@@ -209,6 +215,21 @@ CASES: list[Case] = [
         "data.jsonl",
         [TURNS, ["Größe?", "1.80 m \U0001f600"]],
     ),
+    # A list whose first bracket is lost.
+    Case("line_commas", array(GOOD, MORE)[1:], turns=[TURNS, ["Größe?", "1.80 m \U0001f600"]]),
+    Case(
+        "line_commas",
+        json.dumps([GOOD, MORE], indent=2).encode()[1:],
+        turns=[TURNS, ["Größe?", "1.80 m \U0001f600"]],
+    ),
+    Case(
+        "line_commas",
+        lines(said(ASKED, {"from": "gpt", "value": "}, {"}))[:-1] + b",\n" + lines(GOOD) + lines(MORE),
+        "data.jsonl",
+        [[TURNS[0], "}, {"], TURNS, ["Größe?", "1.80 m \U0001f600"]],
+    ),
+    Case("broken", array(GOOD).replace(b"[{", "[\u00a0{".encode(), 1), says=("looks like a space",)),
+    Case("broken", array(GOOD).replace(b'"id"', "\u201cid\u201d".encode(), 1), says=("a typographic quote",)),
     Case(
         "line",
         lines(GOOD) + b"{oops\n" + lines(MORE),
@@ -258,6 +279,7 @@ CASES: list[Case] = [
         "convert", lines([{"role": "user", "content": TURNS[0]}, {"role": "assistant", "content": TURNS[1]}]), "x.jsonl"
     ),
     Case("convert", array(ASKED, ANSWERED), says=("a turn without a dialogue",)),
+    Case("convert", lines(*openai(USER, ASSISTANT)["messages"]), "data.jsonl", says=("as one",)),
     Case("convert", array(openai(USER, ASSISTANT, score=float("nan"), least=-float("inf")))),
     Case("convert", array([ASKED, ANSWERED]), says=("a list of turns",)),
     Case(
