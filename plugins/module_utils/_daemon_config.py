@@ -39,7 +39,11 @@ _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^/?
 
 DATA_ROOT = "/var/lib/docker"
 # Keys that are read here or merged into key by key, and what dockerd wants them to be.
-TYPES = {"data-root": "string", "graph": "string", "runtimes": "object", "features": "object"}
+TYPES = {
+    **dict.fromkeys(("data-root", "graph", "log-driver"), "string"),
+    **dict.fromkeys(("runtimes", "features", "log-opts"), "object"),
+    **dict.fromkeys(("registry-mirrors", "insecure-registries"), "array"),
+}
 
 
 class ConfigError(ValueError):
@@ -80,7 +84,7 @@ def load(data: bytes | str) -> dict[str, Any]:
         raise ConfigError(f"a JSON {kind(config)} where an object was expected")
     for key, expected in TYPES.items():
         if key in config and kind(config[key]) not in (expected, "null"):
-            article = "an" if expected == "object" else "a"
+            article = "a" if expected == "string" else "an"
             raise ConfigError(f"{key} is a JSON {kind(config[key])} where {article} {expected} was expected")
     return config
 

@@ -27,7 +27,8 @@ _BASIC_CONSTRAINTS = bytes.fromhex("551d13")
 _COMMON_NAME, _ORGANIZATION = bytes.fromhex("550403"), bytes.fromhex("55040a")
 _RSA = bytes.fromhex("2a864886f70d010101")
 
-# What may stand in a PEM file besides certificates: what it is, and what makes certificates of it.
+# What may stand in a PEM file besides certificates: what it is, and what makes certificates of it; without that, those
+# beside it are picked, if there are any.
 _AGAIN = "Copy it from its source again"
 _ASK = "Ask the authority for its certificate"
 _PICK = "Run `sed -n '/-BEGIN CERTIFICATE-/,/-END CERTIFICATE-/p' {file} > ca.pem`"
@@ -35,9 +36,9 @@ _OTHERS = (
     (r"TRUSTED CERTIFICATE", "a certificate in OpenSSL's own form", "Run `openssl x509 -in {file} -out ca.pem`"),
     (r"PKCS7", "a PKCS #7 bundle", "Run `openssl pkcs7 -print_certs -in {file} -out ca.pem`"),
     (r".*REQUEST", "a certificate request", _ASK),
-    (r".*PRIVATE KEY", "a private key, which nobody else may read", _PICK),
+    (r".*PRIVATE KEY", "a private key, which nobody else may read", ""),
     (r"(RSA )?PUBLIC KEY", "a bare public key", _ASK),
-    (r"X509 CRL", "a revocation list", _PICK),
+    (r"X509 CRL", "a revocation list", ""),
     (r"PGP .*", "an OpenPGP key", _ASK),
 )
 
@@ -83,14 +84,15 @@ def authorities(data: bytes | str, now: float | None = None) -> list[bytes]:
     blocks = pem.blocks(data)
     if not blocks:
         raise _no_pem(data)
+    pick = _PICK if any(block.label == "CERTIFICATE" for block in blocks) else _ASK
     for block in blocks:
         if block.error:
             raise AuthorityError(f"its {block.label.lower()} is damaged, {block.error}", _AGAIN)
         for pattern, what, remedy in _OTHERS:
             if re.fullmatch(pattern, block.label):
-                raise AuthorityError(f"it holds {what} (line {block.line})", remedy)
+                raise AuthorityError(f"it holds {what} (line {block.line})", remedy or pick)
         if block.label != "CERTIFICATE":
-            raise AuthorityError(f"it holds {block.label} (line {block.line})", _PICK)
+            raise AuthorityError(f"it holds {block.label} (line {block.line})", pick)
         try:
             certificate = parse(block.der)
         except (ValueError, IndexError) as error:
@@ -152,6 +154,7 @@ def _no_pem(data: bytes | str) -> AuthorityError:
         return AuthorityError("it is a PKCS #12 store", "Run `openssl pkcs12 -nokeys -in {file} -out ca.pem`")
     remedies = {
         "a Java key store": "Run `keytool -exportcert -rfc -alias NAME -keystore {file} -file ca.pem`",
+        "the path of a file": "Take the file that this path leads to",
         "base64 without its BEGIN and END lines": "Run `base64 -d {file} | openssl x509 -inform DER -out ca.pem`",
     }
     return AuthorityError(f"it is {what}", remedies.get(what, _ASK))

@@ -23,8 +23,15 @@ def address(url: str) -> str:
 
 def leads_to(url: str, repositories: Iterable[str]) -> bool:
     """Whether a URL is one of the repositories, or beneath one. A `*` stands for any part of one folder's name."""
-    place = address(url)
+    place = _plain(url)
     return any(
-        re.match(re.escape(address(repository)).replace(r"\*", "[^/]*") + "(?:/|$)", place)
+        re.match(re.escape(_plain(repository)).replace(r"\*", "[^/]*") + "(?:/|$)", place)
         for repository in repositories
     )
+
+
+def _plain(url: str) -> str:
+    """The address without what servers do not tell apart: the port that the scheme has anyway, and doubled slashes."""
+    host, slash, path = address(url).partition("/")
+    port = {"http": ":80", "https": ":443"}.get(re.split(r"[:+]", url.lower().partition("://")[0])[-1], ":")
+    return host.removesuffix(port) + re.sub("/+", "/", slash + path)

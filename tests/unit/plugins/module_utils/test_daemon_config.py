@@ -148,6 +148,12 @@ CASES: dict[str, tuple[bytes, tuple[str, bool] | str]] = {
     "null": (b"null", "a JSON null where an object was expected"),
     "true": (b"true", "a JSON boolean where an object was expected"),
     "a string": (b'"x"', "a JSON string where an object was expected"),
+    "one mirror without a list": (
+        b'{"registry-mirrors": "https://m.example"}',
+        "registry-mirrors is a JSON string where an array was expected",
+    ),
+    "registries by name": (b'{"insecure-registries": {}}', "insecure-registries is a JSON object where an array"),
+    "log options in a list": (b'{"log-opts": []}', "log-opts is a JSON array where an object was expected"),
     "runtimes in a list": (b'{"runtimes": ["nvidia"]}', "runtimes is a JSON array where an object was expected"),
     "a number for a path": (b'{"data-root": 5}', "data-root is a JSON number where a string was expected"),
 }

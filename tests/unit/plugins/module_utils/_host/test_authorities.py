@@ -112,6 +112,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         f"its certificate is damaged, line {FIRST.count(chr(10)) + 1}: its BEGIN has no END after it",
     ),
     "a key": ((KEY + FIRST).encode, "it holds a private key, which nobody else may read (line 1)"),
+    "a key alone": (KEY.encode, "it holds a private key, which nobody else may read (line 1)"),
     "a request": (
         lambda: b"-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n",
         "it holds a certificate request (line 1)",
@@ -207,3 +208,9 @@ def test_names_in_the_trust_store(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     found = LookupModule(DataLoader()).run([str(tmp_path / "a.pem"), str(tmp_path / "b.pem")], setting="x")
     assert [list(entry["files"]) for entry in found] == [["vicuna-a.crt", "vicuna-a-2.crt"], []]
+
+
+def test_who_gave_a_path_in_a_file_is_not_sent_to_the_authority() -> None:
+    with pytest.raises(AuthorityError) as error:
+        authorities(b"/etc/ssl/ca.pem\n")
+    assert error.value.command("x") == "Take the file that this path leads to"
