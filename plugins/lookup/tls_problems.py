@@ -59,6 +59,8 @@ from typing import Any
 from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 
+from ansible_collections.vicuna.fleet.plugins.plugin_utils._vaulted import plain
+
 display = Display()
 
 
@@ -75,7 +77,11 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         # Not above: cryptography takes a tenth of a second, in each of Ansible's processes anew.
         from ansible_collections.vicuna.fleet.plugins.plugin_utils._tls_certificate import faults
 
-        found = [fault for certificate in terms for fault in faults(str(certificate), ca, url, prefix)]
+        found = []
+        for certificate in map(str, terms):
+            content = plain(self._loader, certificate)
+            found += faults(certificate, ca, url, prefix, content)
+            self._loader.cleanup_tmp_file(content)
         for fault in found:
             if fault.warning:
                 display.warning(fault.message)

@@ -242,7 +242,9 @@ def structure(data: bytes, where: Where) -> list[Fault]:
         return [where.fault("no_key", f"a certificate {labels}, without a private key")]
     for block in (certificates[0], keys[0]):
         if block.error and not block.encrypted:
-            return [where.fault("damaged", f"{block.label.lower()} that cannot be read: {block.error}")]
+            # What a variable or a JSON text holds.
+            key = "layout" if r"\n" in block.error else "damaged"
+            return [where.fault(key, f"{block.label.lower()} that cannot be read: {block.error}")]
     if keys[0].encrypted:
         return [where.fault("encrypted", f"a private key that is encrypted (line {keys[0].line})")]
     if keys[0].label == "OPENSSH PRIVATE KEY":
@@ -521,12 +523,15 @@ def _gap(read: Sequence[x509.Certificate]) -> str:
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
-def faults(certificate: str, ca: str, url: str, prefix: str) -> list[Fault]:
-    """What stands against a role's certificate; empty where all is well. A fault of ``ca`` itself is told elsewhere."""
+def faults(certificate: str, ca: str, url: str, prefix: str, content: str = "") -> list[Fault]:
+    """What stands against a role's certificate; empty where all is well. A fault of ``ca`` itself is told elsewhere.
+
+    content: where its content is, if the file itself is encrypted by Ansible Vault.
+    """
     parts = urlsplit(url)
     host = parts.hostname or "" if parts.scheme == "https" else ""
     where = Where(Path(certificate), prefix, host, ca)
-    path = where.path
+    path = Path(content or certificate)
     try:
         data = path.read_bytes()
         mode = path.stat().st_mode

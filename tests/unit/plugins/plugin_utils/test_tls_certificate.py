@@ -291,7 +291,7 @@ CASES = [
     Case("indented", "layout", lambda _f: b"  " + GOOD().replace(b"\n", b"\n  "), (), ""),
     Case("old Mac line ends", "layout", lambda _f: GOOD().replace(b"\n", b"\r"), (), ""),
     Case("UTF-16", "layout", lambda _f: GOOD().decode().encode("utf-16"), (), ""),
-    Case("escaped line ends", "damaged", lambda _f: GOOD().replace(b"\n", b"\\n"), ("line 1",)),
+    Case("escaped line ends", "layout", lambda _f: GOOD().replace(b"\n", b"\\n"), ("line 1",), then=""),
     Case("a damaged certificate", "damaged", lambda _f: cut(GOOD()), ("line 2", "'!'")),
     Case("a damaged key", "damaged", lambda _f: made(by="root").pem + cut(made(by="root").secret()), ("line 20",)),
     Case("cut short", "damaged", lambda _f: GOOD()[:-100], ("no END",)),
