@@ -94,6 +94,13 @@ class Hosts:
                 f"Found no host in the inventory ({sources}). Expected at least one host that serves. "
                 "Correct the path after -i, or add hosts to the inventory."
             )
+        for source in self.variables.get("ansible_inventory_sources") or [] if everything else []:
+            # What has a comma is a list of hosts. Ansible passes over a path that is not there with a warning.
+            if "," not in source and not self.loader.path_exists(source):
+                return (
+                    f"Found no inventory at {source}, beside {_few(everything)} of another one. "
+                    "Expected a file or a folder. Correct the path after -i."
+                )
         for name, patterns in named:
             for pattern in self._unmatched(patterns):
                 return (

@@ -41,6 +41,7 @@ CASES = [
     Case("playbooks/site.yml", "", (), NOBODY),
     Case("playbooks/site.yml", None, ("--limit", "gpu-1"), NOBODY),
     Case("playbooks/site.yml", None, ("--check",), NOBODY),
+    Case("playbooks/site.yml", FLEET, ("-i", "hosts2"), "Found no inventory at "),
     Case("playbooks/site.yml", None, ("--tags", "tools"), NOBODY),
     Case(
         "playbooks/site.yml", FLEET, ("-e", "vicuna_hosts=nosuch"), "Found no host that matches vicuna_hosts 'nosuch'"

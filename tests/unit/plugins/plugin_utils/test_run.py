@@ -21,7 +21,9 @@ GATEWAYS = {"all": ["front"], "gateway": ["front"]}
 
 def hosts(groups: dict[str, list[str]], **variables: Any) -> Hosts:
     known = {"groups": groups, "ansible_inventory_sources": ["/etc/fleet"], **variables}
-    return Hosts(known, lambda value: value, DataLoader())
+    loader = DataLoader()
+    loader.path_exists = lambda path: path == "/etc/fleet"
+    return Hosts(known, lambda value: value, loader)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,14 @@ PROBLEMS: list[tuple[dict[str, list[str]], dict[str, Any], list[str], str]] = [
     (EMPTY, {"ansible_limit": "gpu-1"}, BOTH, NOBODY),
     (EMPTY, {"ansible_inventory_sources": []}, ["serving"], "Found no host in the inventory (none was given)."),
     (EMPTY, {"vicuna_hosts": "localhost"}, ["serving"], ""),
+    (EMPTY, {"vicuna_hosts": "localhost", "ansible_inventory_sources": ["/etc/ansible/hosts"]}, ["serving"], ""),
+    (PLAIN, {"ansible_inventory_sources": ["/etc/fleet", "gpu-7,"]}, ["serving"], ""),
+    (
+        PLAIN,
+        {"ansible_inventory_sources": ["/etc/fleet", "/etc/fleet-2"]},
+        ["serving"],
+        "Found no inventory at /etc/fleet-2, beside gpu-1, gpu-2 of another one. Expected a file",
+    ),
     (GATEWAYS, {}, ["serving"], ALONE),
     (GATEWAYS, {}, BOTH, ALONE),
     (GATEWAYS, {}, ["training"], ALONE),
