@@ -58,7 +58,7 @@ _PARTS = re.compile(
     r"|kernel-(?:dkms|source|support|common)|dkms|headless(?:-no-dkms)?|kmod(?:-common|-headers)?|firmware|utils|compute-utils"
     r"|smi|alternative|support|installer-cleanup|legacy-check|modprobe|persistenced|powerd|suspend-common|settings|xconfig"
     r"|libXNVCtrl(?:-devel)?|libopencl1|(?:opencl|egl|vulkan)-(?:icd|common)|vdpau-driver|cuda-mps"
-    r"|fabric-?manager(?:-dev(?:el)?)?|imex))?"
+    r"|fabric-?manager(?:-dev(?:el)?)?|imex|linux-grid))?"
     r"|libnvidia-(?:(?:allocator|api|cfg|cuda|cudadebugger|encode|fbc|ifr|ml|ngx|nvcuvid|nvoptix|nvvm|opticalflow"
     r"|ptxjitcompiler)\d*|cbl|common|compiler|compute|decode|eglcore|extra|gl|glcore|glvkspirv|gpucomp|nscq"
     r"|pkcs11-openssl\d*|present|rtcore|sandboxutils|tileiras|vksc-core)"
@@ -69,7 +69,7 @@ _PARTS = re.compile(
 )
 # Those that make a driver: modules, libraries and what draws them in. Others (firmware, settings) are only about it.
 _CORE = re.compile(
-    r"nvidia(?:-(?:driver|kernel-dkms|dkms|headless)(?:-.*)?)?|lib(?:nvidia-)?cuda1|libnvidia-compute|cuda-drivers.*"
+    r"nvidia(?:-(?:(?:driver|kernel-dkms|dkms|headless)(?:-.*)?|linux-grid))?|lib(?:nvidia-)?cuda1|libnvidia-compute|cuda-drivers.*"
     r"|linux-(?:modules|objects)-nvidia-.*|xorg-x11-drv-nvidia.*|(?:a?kmod|dkms)-nvidia.*"
 )
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d+\.\d+(?:\.\d+)?)")

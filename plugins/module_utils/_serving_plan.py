@@ -48,7 +48,7 @@ from typing import Any, Protocol
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._common.version import older
 from ansible_collections.vicuna.fleet.plugins.module_utils._report import natural
-from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable, check
+from ansible_collections.vicuna.fleet.plugins.module_utils._serving.published import Unreadable, check, short
 
 MIB = 1024**2
 GIB = 1024**3
@@ -224,8 +224,8 @@ def context_length(config: Mapping[str, Any]) -> int:
         found = scaling.get("factor") if isinstance(scaling, dict) else None
         if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found < 2**31:
             raise Unreadable(
-                f"Found rope_scaling without a factor in config.json ({scaling}). Expected a factor: FastChat reads it "
-                f"when the worker starts, and ends without it. Choose another model in {VARIABLES['model']}."
+                f"Found rope_scaling without a factor in config.json ({short(scaling)}). Expected a factor: FastChat reads "
+                f"it when the worker starts, and ends without it. Choose another model in {VARIABLES['model']}."
             )
         factor = found
     for key in LENGTH_KEYS:

@@ -24,6 +24,7 @@ TARGET_FORMAT = SEPARATOR.join(
 )
 
 BOM = "\ufeff"
+TYPES = {"deb", "deb-src"}
 # Options of the one-line format that have another name in a stanza; the others are called alike.
 _LONG_NAMES = {"arch": "architectures", "lang": "languages", "target": "targets"}
 _LISTS = {name + end for name in _LONG_NAMES.values() for end in ("", "-add", "-remove")}
@@ -128,9 +129,10 @@ def switch_off(path: str, text: str, unwanted: Callable[[str], bool]) -> str:
         first = source.lines[0]
         # apt does not know a byte-order mark, and stops at it.
         lines[0] = lines[0].lstrip(BOM)
-        kept = [uri for uri in source.uris if not unwanted(uri)]
-        if not source.fields or not source.types:
-            # apt stops at a stanza without a type, even at one that is switched off.
+        # What has no colon is no URL, and belongs to a comment behind one, at which apt stops.
+        kept = [uri for uri in source.uris if ":" in uri and not unwanted(uri)]
+        if not source.fields or not source.types or not TYPES.issuperset(source.types):
+            # apt stops at a stanza without a type that it knows, even at one that is switched off.
             for number in source.lines:
                 lines[number] = f"# {lines[number]}"
         elif kept:

@@ -151,7 +151,7 @@ def _check_rope(where: str, source: Mapping[str, Any]) -> None:
     flat = _flat(given)
     if flat is None:
         raise Unreadable(
-            f"Found {where}{name} in config.json, by layer as transformers 5 writes it ({_short(given)}). Expected "
+            f"Found {where}{name} in config.json, by layer as transformers 5 writes it ({short(given)}). Expected "
             f"rope_theta and rope_scaling: {ENGINE} does not read it, and would compute with other positions. Choose "
             "a vicuna_model_revision that was written by transformers 4, or another vicuna_model_repo."
         )
@@ -168,9 +168,9 @@ def _check_rope(where: str, source: Mapping[str, Any]) -> None:
         mended["rope_scaling"] = wanted if wanted["rope_type"] != _PLAIN else None
     if mended:
         raise Unreadable(
-            f"Found {where}{name} in config.json, as transformers 5 writes it ({_short(given)}). Expected rope_theta "
+            f"Found {where}{name} in config.json, as transformers 5 writes it ({short(given)}). Expected rope_theta "
             f"and rope_scaling beside it: {ENGINE} does not read it, and would compute with rope_theta "
-            f"{theta or 'of its own'} and {'rope_scaling ' + _short(used) if scaling else 'no rope_scaling'}. Write "
+            f"{theta or 'of its own'} and {'rope_scaling ' + short(used) if scaling else 'no rope_scaling'}. Write "
             f"{json.dumps(mended)[1:-1]} beside it {COPY}."
         )
 
@@ -209,6 +209,7 @@ def _check_tokenizer(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) ->
         )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as JSON, at a length that a message can hold."""
     text = json.dumps(value)
     return text if len(text) <= 300 else f"{text[:297]}..."

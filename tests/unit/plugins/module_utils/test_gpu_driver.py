@@ -114,7 +114,9 @@ PARTS = {
         "cuda-drivers cuda-drivers-580 cuda-drivers-fabricmanager-580 libnvidia-nscq libnvsdm libnvsdm-580 "
         "libnvidia-sandboxutils-580 nvidia-dkms-open nvidia-driver-cuda nvidia-driver-open nvidia-fabricmanager "
         "nvidia-fabricmanager-dev-580 nvidia-firmware nvidia-imex nvidia-kernel-open-dkms nvidia-open "
-        "nvidia-open-580 nvlsm"
+        "nvidia-open-580 nvlsm "
+        # of a guest with a vGPU
+        "nvidia-linux-grid-580"
     ),
     "NVIDIA and RPM Fusion, rpm": (
         "akmod-nvidia cuda-drivers dkms-nvidia kmod-nvidia-5.14.0-570.el9_6 kmod-nvidia-535.54.03-5.14.0-284.18.1 "
@@ -204,6 +206,7 @@ ORIGINS = [
     ("cuda-drivers-580", "580.95.05-0ubuntu1", NVIDIA, "nvidia"),
     ("nvidia-open", "580.95.05-1", "NVIDIA <cudatools@nvidia.com>", "nvidia"),
     ("kmod-nvidia-open-dkms", "580.95.05-1.el9", "NVIDIA Corporation", "nvidia"),
+    ("nvidia-linux-grid-580", "580.95.05", "NVIDIA Corporation", "nvidia"),
     ("akmod-nvidia", "580.95.05-1.el9", "RPM Fusion", "other"),
     ("nvidia-driver-580", "580.95.05-1", "System76 <dev@system76.com>", "other"),
 ]

@@ -129,6 +129,24 @@ def test_what_is_off_stays_as_it_is() -> None:
     assert switch_off("x.sources", stanza, lambda uri: True) == stanza
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Types: deb\nURIs: http://a.example/ # Docker\nSuites: /\n",
+            "Enabled: no\nTypes: deb\nURIs: http://a.example/ # Docker\nSuites: /\n",
+        ),
+        (
+            "Types: deb\n  # Docker\nURIs: http://a.example/\nSuites: /\n",
+            "# Types: deb\n#   # Docker\n# URIs: http://a.example/\n# Suites: /\n",
+        ),
+    ],
+)
+def test_after_it_apt_does_not_stop_at_what_it_stopped_at(text: str, expected: str) -> None:
+    """A comment behind a value or between the lines of one is a part of the value to apt."""
+    assert switch_off("x.sources", text, lambda uri: uri == "http://a.example/") == expected
+
+
 def test_what_is_no_text_stays_as_it_is() -> None:
     text = b"# \xff\x0c\x1d\xe2\x80\xa8 deb http://a.example/ /\r\ndeb http://a.example/ /".decode(
         "utf-8", "surrogateescape"

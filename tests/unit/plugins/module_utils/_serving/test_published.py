@@ -280,6 +280,11 @@ def test_numbers_that_python_alone_reads() -> None:
         ({"max_position_embeddings": -1}, "Found max_position_embeddings '-1'"),
         ({"rope_scaling": {"type": "linear", "factor": float("nan")}}, "rope_scaling without a factor"),
         ({"rope_scaling": {"type": "linear", "factor": True}}, "rope_scaling without a factor"),
+        # Phi-3 with 128k positions: numbers by the hundred, of which a message has some.
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "longrope", "long_factor": LONG, "short_factor": LONG}},
+            "...). Expected a factor: FastChat reads it when the worker starts",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling without a factor"),
         ({"rope_parameters": LINEAR5}, "Found rope_parameters"),
     ],
