@@ -40,6 +40,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._common.json_text import read as read_json
+
 EXPECTED = (
     "Expected a list of {prompt, expected}, both of them text, or a JSON file of the control node that holds one."
 )
@@ -68,7 +70,7 @@ def prompts(given: Any) -> dict[str, Any]:
         path = Path(given).expanduser()
         where = f"finetune_prompts '{given}'"
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = read_json(path.read_bytes())
         except (OSError, ValueError) as error:
             return wrong(f"{where}, which cannot be read ({error})")
     if not given:

@@ -224,8 +224,8 @@ def context_length(config: Mapping[str, Any]) -> int:
         found = scaling.get("factor") if isinstance(scaling, dict) else None
         if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found < 2**31:
             raise Unreadable(
-                f"Found rope_scaling without a factor in config.json ({short(scaling)}). Expected a factor: FastChat reads "
-                f"it when the worker starts, and ends without it. Choose another model in {VARIABLES['model']}."
+                f"Found rope_scaling without a factor in config.json ({short(scaling)}). Expected a factor: FastChat "
+                f"reads it when the worker starts, and ends without it. Choose another model in {VARIABLES['model']}."
             )
         factor = found
     for key in LENGTH_KEYS:

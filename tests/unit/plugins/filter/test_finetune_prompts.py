@@ -50,6 +50,16 @@ def test_what_is_wrong_is_told(given: Any, found: str) -> None:
     assert told["problem"].startswith("Found ") and told["problem"].endswith("Correct finetune_prompts.")
 
 
+def test_a_file_is_read_as_every_json_that_people_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_bytes(b'\xef\xbb\xbf[{"prompt": "q"}]')
+    assert prompts(str(path)) == {"prompts": [{"prompt": "q"}], "problem": ""}
+    for text, found in (('[{"prompt": "q"},]', "line 1, column 17: a comma"), ("[" * 3000, "nested deeper than")):
+        path.write_text(text, encoding="utf-8")
+        assert found in prompts(str(path))["problem"]
+
+
 def test_a_file_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text("[{")
-    assert "which cannot be read (Expecting" in prompts(str(tmp_path / "prompts.json"))["problem"]
+    said = prompts(str(tmp_path / "prompts.json"))["problem"]
+    assert "which cannot be read (line 1, column " in said and ": it ends in the middle)" in said
