@@ -56,7 +56,6 @@ from ansible.plugins.lookup import LookupBase
 
 from ansible_collections.vicuna.fleet.plugins.module_utils._host.authorities import AuthorityError, authorities, bundle
 from ansible_collections.vicuna.fleet.plugins.module_utils._trust_store import named
-from ansible_collections.vicuna.fleet.plugins.plugin_utils._vaulted import plain
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -68,7 +67,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
             path = self.find_file_in_search_path(variables or {}, "files", term, ignore_missing=True) or term
             entry = {"path": term, "problem": "", "text": ""}
             try:
-                entry["text"] = bundle(authorities(Path(plain(self._loader, path)).read_bytes()))
+                entry["text"] = bundle(authorities(Path(path).read_bytes()))
             except AuthorityError as error:
                 entry["problem"] = error.message(setting, term)
             except OSError as error:

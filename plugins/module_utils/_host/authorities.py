@@ -154,6 +154,8 @@ def _no_pem(data: bytes | str) -> AuthorityError:
         return AuthorityError("it is a PKCS #12 store", "Run `openssl pkcs12 -nokeys -in {file} -out ca.pem`")
     remedies = {
         "a Java key store": "Run `keytool -exportcert -rfc -alias NAME -keystore {file} -file ca.pem`",
+        # A certificate is no secret, and not all that read it on the control node can decrypt it.
+        "encrypted by Ansible Vault": "Run `ansible-vault view {file} > ca.pem`",
         "the path of a file": "Take the file that this path leads to",
         "base64 without its BEGIN and END lines": "Run `base64 -d {file} | openssl x509 -inform DER -out ca.pem`",
     }

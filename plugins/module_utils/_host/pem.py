@@ -170,6 +170,7 @@ def name(data: bytes | str) -> str:
     text = decode(raw).removeprefix("\ufeff").strip()
     for what, seen in (
         ("empty", not text),
+        ("encrypted by Ansible Vault", text.startswith("$ANSIBLE_VAULT;")),
         ("a Java key store", raw.startswith(b"\xfe\xed\xfe\xed")),
         ("binary (DER or PKCS #12)", raw[:1] == b"\x30" and (raw[1:2] >= b"\x80" or b"\0" in raw)),
         ("an OpenSSH public key", re.match(r"(ssh-|ecdsa-|sk-)\S+ AAAA", text)),

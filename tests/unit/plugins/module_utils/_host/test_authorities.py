@@ -210,7 +210,18 @@ def test_names_in_the_trust_store(tmp_path: Path) -> None:
     assert [list(entry["files"]) for entry in found] == [["vicuna-a.crt", "vicuna-a-2.crt"], []]
 
 
-def test_who_gave_a_path_in_a_file_is_not_sent_to_the_authority() -> None:
-    with pytest.raises(AuthorityError) as error:
-        authorities(b"/etc/ssl/ca.pem\n")
-    assert error.value.command("x") == "Take the file that this path leads to"
+@pytest.mark.parametrize(
+    ("data", "found", "remedy"),
+    [
+        (b"/etc/ssl/ca.pem\n", "it is the path of a file", "Take the file that this path leads to"),
+        (
+            b"$ANSIBLE_VAULT;1.1;AES256\n3330\n",
+            "it is encrypted by Ansible Vault",
+            "Run `ansible-vault view x > ca.pem`",
+        ),
+    ],
+)
+def test_who_has_the_certificate_is_not_sent_to_the_authority(data: bytes, found: str, remedy: str) -> None:
+    with pytest.raises(AuthorityError, match=found) as error:
+        authorities(data)
+    assert error.value.command("x") == remedy
