@@ -1,6 +1,6 @@
 """Runs on the host, from standard input: what lies there, what runs, and who has read another file than lies there now.
 
-`disk` and `runs` are the same before a mutation and after its repair; `stale` is empty then.
+`disk`, `runs` and `pending` are the same before a mutation and after its repair; `stale` is empty then.
 """
 
 import calendar
@@ -81,8 +81,12 @@ def main():
     if pid != "0" and script.exists() and script.stat().st_mtime > process.stat().st_mtime + 1:
         stale.append(f"the watcher is older than {script}")
     runs["watcher"] = watcher
+    try:
+        pending = json.loads(Path("/var/lib/vicuna/release.json").read_text())["pending"]
+    except (OSError, ValueError):
+        pending = "unreadable"
     disk = {path: held(path) for root in OWN for path in sorted(walk(root))}
-    print(json.dumps({"disk": disk, "runs": runs, "stale": stale}))
+    print(json.dumps({"disk": disk, "runs": runs, "pending": pending, "stale": stale}))
 
 
 main()
