@@ -73,3 +73,17 @@ def test_what_is_taken_back(release: dict[str, Any], back: bool) -> None:
     block = next(task for task in tasks if "rescue" in task)
     task = next(task for task in block["rescue"] if task["name"].endswith("Put the last good release back"))
     assert runs(task, {**block["vars"], "ansible_check_mode": False, "fastchat_release": release}) is back
+
+
+@pytest.mark.parametrize(
+    ("check", "would_change", "told"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_check_mode_tells_where_a_rollback_would_go(check: bool, would_change: bool, told: bool) -> None:
+    plays = DataLoader().load_from_file(str(ROOT / "playbooks/rollback.yml"), trusted_as_template=True)
+    task = next(task for task in plays[1]["tasks"] if task["name"].startswith("Say "))
+    release = {"id": "b" * 12, "would_change": would_change, "release": {"verified": "2026-01-31T12:00:00Z"}}
+    variables = {"ansible_check_mode": check, "fastchat_release": release, "inventory_hostname": "gpu-1"}
+    assert runs(task, variables) is told
+    said = Templar(loader=DataLoader(), variables=variables).template(task["ansible.builtin.debug"]["msg"])
+    assert said == "gpu-1: would go back to release bbbbbbbbbbbb, verified at 2026-01-31T12:00:00Z"
+    assert task["changed_when"] is True
