@@ -95,7 +95,7 @@ class Observation:
     logs: Mapping[str, str] = field(default_factory=dict)  # service: tail of its log
     proxies: Mapping[str, str] = field(default_factory=dict)  # variable: proxy that this URL goes through
     speaks_tls: bool | None = None  # whether a TLS handshake succeeds at a http:// URL's port
-    edge_answers: bool | None = None  # after a timeout: whether what the edge answers by itself came
+    edge_hangs: bool | None = None  # after a timeout: whether what the edge answers by itself did not come either
     project: str = "vicuna"
     project_dir: str = "/opt/vicuna"
 
@@ -292,7 +292,7 @@ def _no_connection(seen: Observation) -> Diagnosis:
 
 
 def _hung(seen: Observation) -> Diagnosis:
-    if seen.edge_answers is False:
+    if seen.edge_hangs:
         return _does_not_answer(seen, EDGE)
     for service, down in ((API, _api_down), (CONTROLLER, _controller_down)):
         found = _find(seen, service)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener, getproxies, proxy_bypass
 
@@ -113,18 +112,16 @@ def speaks_tls(url: str, timeout: float = 3.0) -> bool:
         return False
 
 
-def edge_answers(url: str, context: ssl.SSLContext | None = None, timeout: float = 3.0) -> bool:
-    """Whether the edge answers what it answers by itself, whatever hangs behind it."""
+def edge_hangs(url: str, context: ssl.SSLContext | None = None, timeout: float = 3.0) -> bool:
+    """Whether no answer comes to what the edge answers by itself, whatever hangs behind it."""
     handlers: list[Any] = [ProxyHandler({})] if is_loopback(url) else []
     handlers += [HTTPSHandler(context=context)] if context else []
     parts = urlsplit(url)
     try:
         build_opener(*handlers).open(f"{parts.scheme}://{parts.netloc}/health", timeout=timeout).close()
-    except HTTPError:
-        return True
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    return True
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return error_kind(error)[0] in ("timeout", "connect_timeout")
+    return False
 
 
 # ---------------------------------------------------------------------------------------------- containers

@@ -237,7 +237,7 @@ from ansible_collections.vicuna.fleet.plugins.module_utils import _chat
 from ansible_collections.vicuna.fleet.plugins.module_utils._answer import rate
 from ansible_collections.vicuna.fleet.plugins.module_utils._diagnosis import Diagnosis, Observation, diagnose
 from ansible_collections.vicuna.fleet.plugins.module_utils._evidence import (
-    edge_answers,
+    edge_hangs,
     error_kind,
     proxies_of,
     speaks_tls,
@@ -256,6 +256,8 @@ CRASH_LOOP_RESTARTS = 5
 # A container that runs for 10 s before it fails is started again at once, and is hardly ever seen between two starts.
 CRASHES_WHILE_ASKED = 3
 LOOK_EVERY_S = 10.0
+# What the edge answers by itself takes it a millisecond.
+EDGE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -337,12 +339,12 @@ def ask(
     except (OSError, http.client.HTTPException, ValueError) as error:
         waited = time.monotonic() - started
         kind, text = error_kind(error)
-        tls = lives = None
+        tls = hangs = None
         if kind in ("disconnected", "not_http") and base.url.startswith("http:"):
             tls = speaks_tls(base.url, min(3.0, timeout))
         if kind in ("timeout", "connect_timeout"):
-            lives = edge_answers(base.url, context)
-        seen = replace(base, error_kind=kind, error_text=text, waited=waited, speaks_tls=tls, edge_answers=lives)
+            hangs = edge_hangs(base.url, context)
+        seen = replace(base, error_kind=kind, error_text=text, waited=waited, speaks_tls=tls, edge_hangs=hangs)
         return seen, None, waited
     waited = time.monotonic() - started
     payload = _chat.parse(answer)
@@ -356,6 +358,16 @@ def ask(
         waited=waited,
     )
     return seen, payload, waited
+
+
+def hanging_edge(base: Observation, timeout: float, context: ssl.SSLContext) -> tuple[Observation, None, float] | None:
+    """What was seen of an edge that hangs: it would hold a question for the whole of the question's time."""
+    started = time.monotonic()
+    if not edge_hangs(base.url, context, min(EDGE_S, timeout)):
+        return None
+    waited = time.monotonic() - started
+    text = "the edge does not answer GET /health"
+    return replace(base, error_kind="timeout", error_text=text, waited=waited, edge_hangs=True), None, waited
 
 
 def is_final(diagnosis: Diagnosis, seen_for: float) -> bool:
@@ -508,7 +520,10 @@ def main() -> None:
     rates: list[float | None] = []
     while not rates or (rate.slow(rates, params["rate_floor"]) and len(rates) < params["rate_tries"]):
         outcome = ask_until(
-            lambda limit: ask(base, params["api_key"], body, limit, context),
+            lambda limit: (
+                (hanging_edge(base, limit, context) if params["repair_after"] > 0 else None)
+                or ask(base, params["api_key"], body, limit, context)
+            ),
             params["timeout"],
             params["request_timeout"],
             params["interval"],

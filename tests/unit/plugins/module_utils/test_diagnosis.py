@@ -407,7 +407,7 @@ CASES = {
         seen(
             error_kind="timeout",
             waited=5,
-            edge_answers=True,
+            edge_hangs=False,
             containers=stack(Container("api-server", "exited", exit_code=137)),
         ),
         "api_down",
@@ -419,7 +419,7 @@ CASES = {
         seen(
             error_kind="timeout",
             waited=5,
-            edge_answers=True,
+            edge_hangs=False,
             containers=stack(Container("controller", "exited", exit_code=137)),
         ),
         "controller_down",
@@ -431,7 +431,7 @@ CASES = {
         seen(
             error_kind="timeout",
             waited=5,
-            edge_answers=True,
+            edge_hangs=False,
             containers=stack(worker("restarting", exit_code=1)),
             logs={"model-worker": log("worker_transformers5")},
         ),
@@ -848,14 +848,14 @@ CASES = {
     "no route": (seen(error_kind="unreachable"), "no_connection", ["no route"], ["host is up"], True),
     "hung": (seen(error_kind="timeout", waited=60), "hung", ["60 s", "hangs"], ["restart model-worker"], True),
     "hung, containers known": (
-        seen(error_kind="timeout", waited=60, edge_answers=True, containers=stack()),
+        seen(error_kind="timeout", waited=60, edge_hangs=False, containers=stack()),
         "hung",
         ["60 s", "busy"],
         ["nvidia-smi"],
         True,
     ),
     "hung, the edge": (
-        seen(error_kind="timeout", waited=60, edge_answers=False, containers=stack()),
+        seen(error_kind="timeout", waited=60, edge_hangs=True, containers=stack()),
         "hung",
         ["edge runs and does not answer"],
         ["restart edge"],
@@ -866,7 +866,7 @@ CASES = {
             error_kind="connect_timeout",
             error_text="_ssl.c:989: The handshake operation timed out",
             waited=60,
-            edge_answers=False,
+            edge_hangs=True,
             containers=stack(),
             url="https://10.0.0.7:8000",
         ),
@@ -879,7 +879,7 @@ CASES = {
         seen(
             error_kind="timeout",
             waited=60,
-            edge_answers=True,
+            edge_hangs=False,
             containers=stack(
                 Container("model-worker", "running", health="unhealthy", running_for=3600),
                 Container("api-server", "running", health="unhealthy", running_for=3600),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from dataclasses import replace
 
@@ -136,6 +137,14 @@ def test_a_hung_endpoint_does_not_outlast_the_deadline(serve, run, entry):
     assert result["failed"]
     assert result["diagnosis"]["code"] == "hung"
     assert took < 3
+
+
+def test_an_edge_that_hangs_does_not_hold_the_question_of_who_can_mend_it(run):
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        url = f"http://127.0.0.1:{stopped.getsockname()[1]}"
+        result, _ = run(url, timeout=1, request_timeout=60, repair_after=1)
+    assert result["diagnosis"]["cause"] == "the edge runs and does not answer"
+    assert "GET /health" in result["diagnosis"]["evidence"][0]
 
 
 def test_a_request_cut_short_by_the_deadline_does_not_hide_the_one_before(serve, run):

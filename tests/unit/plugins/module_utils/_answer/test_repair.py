@@ -56,7 +56,7 @@ def hung():
         url="http://127.0.0.1:8000",
         model="vicuna",
         error_kind="timeout",
-        edge_answers=False,
+        edge_hangs=True,
         containers=[Container("edge", "running", running_for=3600)],
     )
     return {"msg": "No valid chat.completion", "diagnosis": asdict(diagnose(seen))}
