@@ -90,9 +90,11 @@ MUTATIONS = [
     ),
     Mutation(
         "a memory limit kills the worker",
-        "docker update --memory 150m --memory-swap 150m vicuna-model-worker-1",
+        "docker stop -t 1 vicuna-model-worker-1; docker update --memory 150m --memory-swap 150m vicuna-model-worker-1;"
+        " docker start vicuna-model-worker-1",
         "host_memory",
         words="memory limit of its container",
+        limit=20,
         said="all containers made anew",
     ),
     # Files of the edge.
