@@ -178,7 +178,9 @@ MUTATIONS = [
         said="/etc/docker/daemon.json",
         undo="cp -p /root/daemon.json /etc/docker/daemon.json; systemctl start docker.service",
     ),
-    Mutation("an image is removed", "docker rmi $(docker inspect --format '{{.Config.Image}}' vicuna-edge-1)", SERVES),
+    Mutation(
+        "an image is removed", "docker rmi -f $(docker inspect --format '{{.Config.Image}}' vicuna-edge-1)", SERVES
+    ),
     Mutation(
         "an image is removed, and its container",
         "id=$(docker inspect --format '{{.Image}}' vicuna-edge-1); docker rm -f vicuna-edge-1; docker rmi -f $id",
