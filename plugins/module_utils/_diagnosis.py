@@ -579,8 +579,8 @@ def _unauthorised(seen: Observation) -> Diagnosis:
     if seen.key_sent:
         cause = "the edge refused the API key: it is none of the keys that were deployed"
         remedy = (
-            "Set fastchat_api_keys to the key that the clients use and run the playbook again, or ask with a deployed "
-            "one (the generated key lies in fastchat_api_key_file on the control node)."
+            "Run the playbook site.yml, which puts the keys of fastchat_api_keys in place, or the one in "
+            "fastchat_api_key_file where that is empty; before it, add the key there if the clients use another one."
         )
     else:
         cause = "the edge wants an API key, and none was sent"

@@ -557,7 +557,13 @@ CASES = {
     ),
     # the edge
     "no key": (seen(401, KEY_EDGE), "unauthorised", ["none was sent"], ["api_key", "fastchat_api_keys"], False),
-    "wrong key": (seen(401, KEY_EDGE, key_sent=True), "unauthorised", ["refused"], ["fastchat_api_keys"], False),
+    "wrong key": (
+        seen(401, KEY_EDGE, key_sent=True),
+        "unauthorised",
+        ["refused"],
+        ["site.yml", "fastchat_api_keys"],
+        False,
+    ),
     "FastChat's key": (
         seen(401, KEY_FASTCHAT, key_sent=True),
         "unauthorised_inside",
