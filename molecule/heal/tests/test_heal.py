@@ -113,6 +113,13 @@ MUTATIONS = [
         "chown root:root edge/keys; chmod 600 edge/keys; docker restart -t 1 vicuna-edge-1",
         "edge_down",
     ),
+    Mutation(
+        "keys are changed and read, and the api-server hangs, nobody watches",
+        "echo 0 >edge/keys; docker restart -t 1 vicuna-edge-1; hang api-server",
+        "unauthorised",
+        watcher=False,
+        said="Repair: api-server started again",
+    ),
     # Files of the project.
     Mutation(
         ".env is changed and read",

@@ -22,6 +22,8 @@ _NEW_CONTAINERS_HELP = re.compile(
     r"|did not receive an exit event",
     re.IGNORECASE,
 )
+# Compose's names of containers: project, service, number. Others wait for one that is unhealthy, and are not started.
+_UNHEALTHY = re.compile(r"container [a-z0-9_]+-(?P<service>\S+)-\d+ is unhealthy")
 
 
 def repair_of(failed: Mapping[str, Any], allowed: bool = True, restarted: bool = False) -> dict[str, Any]:
@@ -38,8 +40,12 @@ def repair_of(failed: Mapping[str, Any], allowed: bool = True, restarted: bool =
         recreate = bool(diagnosis.get("recreate"))
         cause = str(diagnosis.get("cause") or "")
     else:
-        words = f"{message} {failed.get('stderr') or ''}"
-        restart, recreate, cause = [], bool(_NEW_CONTAINERS_HELP.search(words)), one_line(words, 300)
+        words = next((each for each in (message, str(failed.get("stderr"))) if _NEW_CONTAINERS_HELP.search(each)), "")
+        unhealthy = _UNHEALTHY.search(words)
+        restart, recreate = [unhealthy["service"]] if unhealthy else [], bool(words)
+        cause = (
+            f"the {restart[0]} runs and does not answer, and others wait for it" if restart else one_line(words, 300)
+        )
     restart = restart if allowed and not restarted else []
     recreate = recreate and allowed
     steps = [f"{' and '.join(restart)} started again"] if restart else []

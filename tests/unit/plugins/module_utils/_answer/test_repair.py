@@ -24,8 +24,7 @@ PORT = (
     ("words", "recreate"),
     [
         ("Error response from daemon: cannot start a paused container, try unpause instead", True),
-        ("dependency failed to start: container vicuna-api-server-1 is unhealthy", True),
-        ("container vicuna-model-worker-2 is unhealthy", True),
+        ("dependency failed to start: container 5d0e_other is unhealthy", True),
         ("container vicuna-controller-1 exited (1)", True),
         ("Error response from daemon: network f26f9b66f64c5c7b not found", True),
         ("Error response from daemon: container is marked for removal and cannot be started", True),
@@ -43,6 +42,26 @@ def test_an_error_at_the_start(words, recreate):
     assert (found["restart"], found["recreate"]) == ([], recreate)
     assert words in found["failure"]
     assert bool(found["say"]) is recreate
+
+
+@pytest.mark.parametrize(
+    ("words", "service"),
+    [
+        ("dependency failed to start: container vicuna-api-server-1 is unhealthy", "api-server"),
+        ("container vicuna-model-worker-2-1 is unhealthy", "model-worker-2"),
+    ],
+)
+def test_who_is_waited_for_is_started_again_first(words, service):
+    running = " Container vicuna-controller-1  Running\n"
+    failed = {"msg": f"Error when processing container x: {words}", "stderr": f"{running * 9}{words}"}
+    assert repair_of(failed) == {
+        "restart": [service],
+        "recreate": True,
+        "say": f"the {service} runs and does not answer, and others wait for it. Repair: {service} started "
+        "again, or else all containers made anew.",
+        "failure": failed["msg"],
+    }
+    assert repair_of(failed, restarted=True)["restart"] == []
 
 
 def test_the_words_may_be_in_stderr_alone():
