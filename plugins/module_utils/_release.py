@@ -531,6 +531,18 @@ def as_configured(
     )
 
 
+def differs(plan: t.Mapping[str, t.Any], unit: str) -> list[str]:
+    """What of a plan is to be put in order, in words."""
+    lines = [f"{path} differs" for path in plan["changed_files"]]
+    lines += [f"the image {name} is missing" for name in plan["missing_images"]]
+    lines += [f"{service} is older than a file that it reads" for service in plan["stale"]]
+    if not lines and not plan["running"]:
+        lines.append("not every service runs as compose.yaml says")
+    if not plan["unit_ready"]:
+        lines.append(f"{unit} is not enabled, or does not run as its files say")
+    return lines
+
+
 def reads(
     reader: str, files: t.Iterable[File], directory: Path, model: t.Mapping[str, t.Any] | None = None
 ) -> dict[str, float]:

@@ -228,6 +228,12 @@ repair:
     - Whether the release that was asked for is the current one already, so that it is put in order, and not replaced.
   returned: O(state=planned)
   type: bool
+differs:
+  description: What is not as the release that is current says, in words. Empty where another one was asked for.
+  returned: O(state=planned)
+  type: list
+  elements: str
+  sample: ["/opt/vicuna/edge/keys differs", "edge is older than a file that it reads"]
 systemd:
   description: Whether systemd is process 1.
   returned: O(state) is C(planned), C(deployed) or C(rolled_back)
@@ -601,7 +607,9 @@ def finish_plan(host: Host, result: dict[str, Any], files: list[File], record: d
     would_change = result["changed"] or result["missing_images"] or not (result["running"] and result["unit_ready"])
     result.update(would_change=bool(would_change), changed=False)
     name = str(record["id"])
-    result.update(repair=name == host.state["current"], rate_before=_release.rate_before(host.state, name))
+    repair = name == host.state["current"]
+    result.update(repair=repair, rate_before=_release.rate_before(host.state, name))
+    result["differs"] = _release.differs(result, host.module.params["unit"]) if repair else []
 
 
 def roll_back(module: AnsibleModule, host: Host, plan: bool) -> dict[str, Any]:

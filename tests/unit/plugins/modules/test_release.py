@@ -657,6 +657,33 @@ def test_what_has_read_an_earlier_version(machine: Machine, harm: Callable[[Mach
     assert planned["would_change"] is (planned["changed_files"] != [] or not planned["running"])
 
 
+@pytest.mark.parametrize(
+    ("harm", "differs"),
+    [
+        (lambda host: None, []),
+        (
+            lambda host: (host.project / "edge/keys").write_text("x"),
+            ["{}/edge/keys differs", "api is older than a file"],
+        ),
+        (lambda host: os.utime(host.project / "edge/keys"), ["api is older than a file that it reads"]),
+        (lambda host: host.runs("exited"), ["not every service runs as compose.yaml says"]),
+        (lambda host: host.program("systemctl", "#!/bin/sh\n"), ["watch.service is not enabled, or does not run as"]),
+    ],
+)
+def test_what_is_put_in_order_is_named(machine: Machine, harm: Callable[[Machine], Any], differs: list[str]) -> None:
+    (machine.top / "systemd").mkdir()
+    said = "ActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no"
+    machine.program("systemctl", f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    machine.good("one")
+    machine.runs()
+    time.sleep(0.02)
+    harm(machine)
+    found = machine.deploy("one", "planned", unit="watch.service")["differs"]
+    assert len(found) == len(differs)
+    assert all(line.startswith(start.format(machine.project)) for line, start in zip(found, differs))
+    assert machine.deploy("two", "planned", unit="watch.service")["differs"] == [], "that is another release"
+
+
 def test_a_rollback_names_what_reads_its_files(machine: Machine) -> None:
     more = {"path": "edge/cfg", "read_by": ["api"]}
     machine.deploy(files=machine.files(more=[{**more, "content": "one"}]))

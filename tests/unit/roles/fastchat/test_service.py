@@ -87,3 +87,31 @@ def test_check_mode_tells_where_a_rollback_would_go(check: bool, would_change: b
     said = Templar(loader=DataLoader(), variables=variables).template(task["ansible.builtin.debug"]["msg"])
     assert said == "gpu-1: would go back to release bbbbbbbbbbbb, verified at 2026-01-31T12:00:00Z"
     assert task["changed_when"] is True
+
+
+FAILED = {"groups": {"vicuna_rollout_failed": ["gpu-1"]}}
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"fastchat_release": {"repair": False}}, False),
+        ({**FAILED, "fastchat_release": {"repair": False}}, True),
+        (
+            {**FAILED, "fastchat_release": {"repair": False}, "rollout_canary": 0, "rollout_max_fail_percentage": 34},
+            False,
+        ),
+        ({"ansible_play_hosts": ["gpu-2", "gpu-3"], "fastchat_release": {"repair": False}}, True),
+        # What has answered here before is put in order, whatever became of another host.
+        ({**FAILED, "fastchat_release": {"repair": True}}, False),
+    ],
+)
+def test_who_is_left_after_a_failure(given: dict[str, Any], left: bool) -> None:
+    task = DataLoader().load_from_file(str(ROOT / "playbooks/steps/roll.yml"), trusted_as_template=True)[0]
+    every = ["gpu-1", "gpu-2", "gpu-3"]
+    assert [next(key for key in each if "." in key) for each in task["block"]] == [
+        "ansible.builtin.debug",
+        "ansible.builtin.meta",
+    ]
+    variables = {"groups": {}, "ansible_play_hosts_all": every, "ansible_play_hosts": every, **task["vars"], **given}
+    assert runs(task, variables) is left
