@@ -50,6 +50,7 @@ class Container:
     error: str = ""  # the engine's words where it could not start it
     memory_limit: int = 0  # bytes, 0 for none
     cut_from: str = ""  # the network that it was made for and is on no more
+    unpublished: bool = False  # it runs, and the engine publishes none of the ports that it was made for
 
     @property
     def runs(self) -> bool:
@@ -67,6 +68,8 @@ class Container:
             words.append(f"limited to {self.memory_limit / 2**20:.0f} MiB")
         if self.cut_from:
             words.append(f"not on the network {self.cut_from}")
+        if self.unpublished:
+            words.append("its port is not published")
         if self.restarts:
             words.append(f"{self.restarts} restart{'' if self.restarts == 1 else 's'}")
         if self.health:
@@ -180,11 +183,12 @@ def _touched(seen: Observation) -> Diagnosis | None:
                 services=(container.service,),
                 restart=(container.service,),
             )
-        if container.runs and container.cut_from:
+        if container.runs and (container.cut_from or container.unpublished):
+            which = f"the network {container.cut_from}" if container.cut_from else "the network that publishes its port"
             return _report(
                 seen,
                 "no_network",
-                f"the container {container.service} is not on the network {container.cut_from}: somebody has "
+                f"the container {container.service} is not on {which}: somebody has "
                 "disconnected it, and a restart does not connect it again",
                 f"Run the playbook site.yml, or on the host: {_up(seen)} --force-recreate.",
                 services=(container.service,),

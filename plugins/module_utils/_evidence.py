@@ -196,7 +196,8 @@ def container(inspected: dict[str, Any], now: float) -> Container:
     # The engine keeps the name of the first network that the container was made for.
     network = str(host.get("NetworkMode") or "default")
     named = network not in ("default", "bridge", "host", "none") and ":" not in network
-    joined = (inspected.get("NetworkSettings") or {}).get("Networks")
+    settings = inspected.get("NetworkSettings") or {}
+    joined, published = settings.get("Networks"), settings.get("Ports")
     return Container(
         service=(inspected["Config"]["Labels"] or {}).get("com.docker.compose.service", ""),
         state=state["Status"],
@@ -208,6 +209,10 @@ def container(inspected: dict[str, Any], now: float) -> Container:
         error=str(state.get("Error") or ""),
         memory_limit=int(host.get("Memory") or 0),
         cut_from=network if named and joined is not None and network not in joined else "",
+        unpublished=running
+        and bool(host.get("PortBindings"))
+        and published is not None
+        and not any(published.values()),
     )
 
 

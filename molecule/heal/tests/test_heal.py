@@ -85,7 +85,8 @@ MUTATIONS = [
     Mutation(
         "the edge is cut from the published network",
         "docker network disconnect vicuna_frontend vicuna-edge-1",
-        "wrong_port",
+        "no_network",
+        words="publishes its port",
         said="all containers made anew",
     ),
     Mutation(

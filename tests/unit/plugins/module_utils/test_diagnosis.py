@@ -626,6 +626,16 @@ CASES = {
         ["site.yml", "--force-recreate"],
         True,
     ),
+    "the edge is off the network that publishes its port": (
+        seen(
+            error_kind="refused",
+            containers=stack(Container("edge", "running", running_for=3600, health="healthy", unpublished=True)),
+        ),
+        "no_network",
+        ["edge", "not on the network that publishes its port"],
+        ["site.yml", "--force-recreate"],
+        True,
+    ),
     "no worker, it is off its network": (
         seen(
             503,
@@ -1087,6 +1097,7 @@ REPAIRS = {
     "a part that hangs is paused": (["controller"], True),
     "a part that hangs is off its network": ([], True),
     "no worker, it is off its network": ([], True),
+    "the edge is off the network that publishes its port": ([], True),
     "a second worker hangs": (["model-worker-2"], True),
     "api-server out of the edge's reach": (["api-server"], True),
     "no api-server": ([], True),

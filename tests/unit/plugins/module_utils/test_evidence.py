@@ -222,6 +222,29 @@ class TestContainers:
         assert str(found) == "container edge: running, for 90 s, 2 restarts, unhealthy"
 
     @pytest.mark.parametrize(
+        ("state", "bindings", "ports", "unpublished"),
+        [
+            ("running", {"8000/tcp": [{"HostPort": "8000"}]}, {"8000/tcp": [{"HostPort": "8000"}]}, False),
+            ("running", {"8000/tcp": [{"HostPort": "8000"}]}, {}, True),
+            ("running", {"8000/tcp": [{"HostPort": "8000"}]}, {"8000/tcp": None}, True),
+            ("running", {"8000/tcp": [{"HostPort": "8000"}]}, None, False),
+            ("exited", {"8000/tcp": [{"HostPort": "8000"}]}, {}, False),
+            ("running", {}, {}, False),
+            ("running", None, {"21002/tcp": None}, False),
+        ],
+    )
+    def test_a_port_that_no_network_publishes(self, state, bindings, ports, unpublished):
+        inspected = {
+            "Config": {"Labels": {"com.docker.compose.service": "edge"}},
+            "State": {"Status": state, "StartedAt": "2026-11-22T08:48:03.123456789Z"},
+            "HostConfig": {"PortBindings": bindings},
+            "NetworkSettings": {"Ports": ports},
+        }
+        found = _evidence.container(inspected, now=0.0)
+        assert found.unpublished is unpublished
+        assert ("its port is not published" in str(found)) is unpublished
+
+    @pytest.mark.parametrize(
         ("mode", "networks", "cut"),
         [
             ("vicuna_backend", {"vicuna_backend": {}, "vicuna_frontend": {}}, ""),
