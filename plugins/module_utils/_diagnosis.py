@@ -751,7 +751,7 @@ def _server_error(seen: Observation) -> Diagnosis:
         )
     worker = _find(seen, WORKER)
     if worker is not None and worker.runs:
-        listening = "Uvicorn running on" in this_run(seen.logs.get(WORKER, "")) or worker.running_for > REGISTERING_S
+        listening = "Uvicorn running on" in _this_run(seen, worker) or worker.running_for > REGISTERING_S
         if listening:
             return _report(
                 seen,
@@ -764,7 +764,7 @@ def _server_error(seen: Observation) -> Diagnosis:
                 log=API,
                 restart=_settled(seen, _unreached(api_error) or API),
             )
-        if not registered(this_run(seen.logs.get(WORKER, ""))):
+        if not registered(_this_run(seen, worker)):
             return _loading(seen, worker)
         return _report(
             seen,
@@ -814,7 +814,7 @@ def _no_model(seen: Observation) -> Diagnosis:
             f"{_compose(seen, 'ps -a')}; {_logs(seen, WORKER)}.",
             services=(WORKER,),
         )
-    log = this_run(seen.logs.get(WORKER, ""))
+    log = _this_run(seen, worker)
     if heartbeat_died(log):
         return _report(
             seen,
@@ -990,8 +990,8 @@ def _worker_gone(seen: Observation) -> Diagnosis | None:
     log = seen.logs.get(WORKER, "")
     for worker in workers:
         if worker.runs:
-            loops = worker.restarts > 0 and not registered(this_run(log))
-            error = last_error(earlier_runs(log)) if loops else ""
+            loops = worker.restarts > 0 and not registered(_this_run(seen, worker))
+            error = last_error(log if _has_logged_nothing(worker) else earlier_runs(log)) if loops else ""
             if error or (loops and worker.restarts >= 3):
                 return _crashed(seen, worker, error)
         elif worker.state in ("exited", "dead", "restarting", "created"):
@@ -999,10 +999,21 @@ def _worker_gone(seen: Observation) -> Diagnosis | None:
     return None
 
 
+def _has_logged_nothing(worker: Container) -> bool:
+    """Whether all of its log is of the runs before this one."""
+    return 0 < worker.running_for <= worker.quiet_for
+
+
+def _this_run(seen: Observation, worker: Container) -> str:
+    return "" if _has_logged_nothing(worker) else this_run(seen.logs.get(worker.service, ""))
+
+
 def _crashed(seen: Observation, worker: Container, error: str) -> Diagnosis:
     # The restart policy would have started it again after anything else.
     by_hand = worker.state == "exited" and not worker.oom_killed and not worker.error
-    if worker.oom_killed or (worker.exit_code == 137 and not error and not by_hand):
+    # While it runs again, the engine does not tell how it ended.
+    killed = worker.exit_code == 137 or (worker.runs and worker.memory_limit > 0)
+    if worker.oom_killed or (killed and not error and not by_hand):
         if worker.memory_limit:
             cause = f"the worker was killed at the memory limit of its container, {worker.memory_limit / 2**20:.0f} MiB"
             remedy = (

@@ -171,8 +171,7 @@ def with_containers(seen: Observation, limit: float = 10.0) -> Observation:
             continue
         logs[state.service] = telling(log)
         quiet[state.service] = quiet_for(log, time.time())
-    # What an earlier run has logged tells nothing of this one.
-    containers = [replace(one, quiet_for=min(quiet.get(one.service, 0.0), one.running_for)) for one in containers]
+    containers = [replace(one, quiet_for=quiet.get(one.service, 0.0)) for one in containers]
     return replace(seen, containers=tuple(containers), logs=logs, project_dir=directory)
 
 
