@@ -27,6 +27,7 @@ from pathlib import Path
 from ansible_collections.vicuna.fleet.plugins.module_utils._host import processes
 
 SCHEMA = 1
+EXPECTED = f"a record of releases, schema {SCHEMA}."
 DIGITS = 12
 TEMPORARY = ".vicuna-release"
 # Weights, tokenizer, template and settings: what a worker reads of a model's directory.
@@ -99,21 +100,25 @@ def empty() -> State:
     return {"schema": SCHEMA, "current": None, "pending": None, "good": [], "releases": {}}
 
 
+def damaged_record(found: str) -> DamagedRecord:
+    """The error of a record that tells nothing, of whatever kind."""
+    remedy = "Run the playbook site, which keeps it beside and begins another one of what the host can tell."
+    return DamagedRecord(found, EXPECTED, remedy)
+
+
 def load(data: bytes, path: str) -> State:
     """The record. One of a newer schema is refused, since a guess of ours must not replace it."""
-    expected = f"a record of releases, schema {SCHEMA}."
-    remedy = "Run the playbook site, which keeps it beside and begins another one of what the host can tell."
     try:
         state = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{path} is no JSON ({error}).", expected, remedy) from None
+        raise damaged_record(f"{path} is no JSON ({error}).") from None
     if isinstance(state, dict) and isinstance(state.get("schema"), int) and state["schema"] > SCHEMA:
         raise ReleaseError(
-            f"{path} has schema {state['schema']}.", expected, "Nothing was changed. Update the collection."
+            f"{path} has schema {state['schema']}.", EXPECTED, "Nothing was changed. Update the collection."
         )
     problem = _problem(state)
     if problem:
-        raise DamagedRecord(f"{path} {problem}.", expected, remedy)
+        raise damaged_record(f"{path} {problem}.")
     return dict(state)
 
 

@@ -303,7 +303,7 @@ class Host:
         self.damage = ""
         try:
             if not self.path.is_file() and os.path.lexists(self.path) and not self.path.is_symlink():
-                raise DamagedRecord(f"{self.path} is no file.", "", "")
+                raise _release.damaged_record(f"{self.path} is no file.")
             self.data = self.path.read_bytes()
             self.state = _release.load(self.data, str(self.path))
         except FileNotFoundError:
@@ -615,7 +615,19 @@ def finish_plan(host: Host, result: dict[str, Any], files: list[File], record: d
 def roll_back(module: AnsibleModule, host: Host, plan: bool) -> dict[str, Any]:
     name = _release.target(host.state, module.params["id"])
     record = host.state["releases"][name]
-    files = _release.keep_secrets(host.snapshots.restore(name), host.directory)
+    try:
+        files = _release.keep_secrets(host.snapshots.restore(name), host.directory)
+    except ReleaseError as error:
+        whole = {item["id"] for item in host.snapshots.records()} - {_release.deployed(host.state)}
+        others = [other for other in host.state["good"] if other in whole]
+        if not others:
+            raise
+        raise ReleaseError(
+            error.found,
+            "every file as its list says.",
+            "Nothing was changed. Set fastchat_rollback_to to a good release whose copy is whole "
+            f"({', '.join(others)}), or deploy the wanted model and images with the playbook site.",
+        ) from None
     missing = host.missing_for(record)
     if missing:
         raise ReleaseError(

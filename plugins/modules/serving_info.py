@@ -247,7 +247,11 @@ def read_record(path: Path, found: info.Found) -> dict[str, Any] | None:
     try:
         return releases.load(path.read_bytes(), str(path))
     except FileNotFoundError:
-        found.problem("release", f"there is no {path}: nothing was deployed here, or not by this version")
+        found.problem(
+            "release", f"there is no {path}: nothing was deployed here, not by this version, or it was removed"
+        )
+    except IsADirectoryError:
+        found.problem("release", str(releases.damaged_record(f"{path} is no file.")))
     except OSError as error:
         found.problem("release", f"{path} cannot be read: {error.strerror}")
     except releases.ReleaseError as error:

@@ -383,6 +383,17 @@ def test_a_rollback_that_cannot_start_is_refused(
     assert machine.tree() == before
 
 
+def test_a_rollback_to_a_damaged_copy_names_those_that_are_whole(machine: Machine) -> None:
+    one = machine.good("one")
+    two = machine.good("two")
+    machine.good("three")
+    (machine.var / f"releases/{two}/project/compose.yaml").write_text("cut")
+    result = machine.run("planned")
+    assert f"The copy of release {two} in" in result["msg"]
+    assert f"Set fastchat_rollback_to to a good release whose copy is whole ({one})" in result["msg"]
+    assert machine.run("planned", id=one)["id"] == one, "the remedy works"
+
+
 # --- the record
 
 

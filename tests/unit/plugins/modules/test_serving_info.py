@@ -245,6 +245,12 @@ def nvidia(tmp_path: Path, script: str) -> None:
     program(tmp_path, "nvidia-smi", script)
 
 
+def test_a_record_that_is_a_directory(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "state" / "release.json").mkdir(parents=True)
+    said = run()["serving"]["problems"][0]["message"]
+    assert "release.json is no file. Expected: a record of releases, schema 1. Run the playbook site" in said
+
+
 def test_a_gpu(run: Run, tmp_path: Path) -> None:
     nvidia(tmp_path, f"cat {GPU}")
     gpu = run()["serving"]["gpu"]
