@@ -915,10 +915,14 @@ class Clone:
                 self._in_the_way(self.dest / entry.path)
 
     def _in_the_way(self, path: Path) -> t.NoReturn:
+        if path.is_dir() and not path.is_symlink():
+            found = f"{path} is a directory."
+        else:
+            found = f"{path} exists, was not put there from the repository, and differs from its content."
         raise GitLfsError(
             Problem(
                 "in_the_way",
-                f"{path} exists, was not put there from the repository, and differs from its content.",
+                found,
                 f"no file of your own where revision {self.request.revision} has one.",
                 "move it away.",
             )

@@ -636,7 +636,7 @@ def test_weights_that_were_altered_where_there_are_no_hard_links(
 
 @pytest.mark.parametrize("kind", ["link", "directory"])
 def test_what_is_no_file_in_the_place_of_weights(
-    hub: FakeHub, link: Path, tmp_path: Path, clone: Run, kind: str
+    hub: FakeHub, link: Path, tmp_path: Path, clone: Run, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = hub.commit(NAME, FILES)
     clone(commit)
@@ -648,6 +648,7 @@ def test_what_is_no_file_in_the_place_of_weights(
     else:
         path.mkdir()
     assert cause(clone, commit) == {"link": "local_edits", "directory": "in_the_way"}[kind]
+    assert ("model-1.safetensors is a directory. Expected: no file" in capsys.readouterr().out) is (kind == "directory")
     assert path.is_symlink() or path.is_dir()
 
 
