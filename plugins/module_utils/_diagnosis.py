@@ -296,12 +296,12 @@ def _no_connection(seen: Observation) -> Diagnosis:
 
 
 def _hung(seen: Observation) -> Diagnosis:
-    if seen.edge_hangs:
-        return _does_not_answer(seen, EDGE)
     for service, down in ((API, _api_down), (CONTROLLER, _controller_down)):
         found = _find(seen, service)
         if found is not None and not found.runs:
             return down(seen, found)
+    if seen.edge_hangs:
+        return _does_not_answer(seen, EDGE)
     gone = _worker_gone(seen)
     if gone:
         return gone

@@ -451,6 +451,18 @@ CASES = {
         ["docker compose up -d api-server"],
         True,
     ),
+    "hung, for the api-server is down and the edge is slow": (
+        seen(
+            error_kind="timeout",
+            waited=5,
+            edge_hangs=True,
+            containers=stack(Container("api-server", "exited", exit_code=137)),
+        ),
+        "api_down",
+        ["api-server", "exited"],
+        ["docker compose up -d api-server"],
+        True,
+    ),
     "hung, for the controller is down": (
         seen(
             error_kind="timeout",
@@ -1123,6 +1135,7 @@ REPAIRS = {
     "killed at a limit that somebody has set": ([], True),
     "killed by hand": (["model-worker"], True),
     "hung, for the api-server is down": (["api-server"], True),
+    "hung, for the api-server is down and the edge is slow": (["api-server"], True),
     "hung, for the controller is down": (["controller"], True),
     "unknown crash": ([], True),
     "crash without a word": ([], True),
