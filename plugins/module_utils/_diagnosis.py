@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.vicuna.fleet.plugins.module_utils._chat import is_loopback
 from ansible_collections.vicuna.fleet.plugins.module_utils._worker_log import (
     earlier_runs,
     heartbeat_died,
@@ -156,13 +157,19 @@ _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re
 def _port_taken(seen: Observation) -> Diagnosis | None:
     """Whatever answers on the port, where the edge could not get it."""
     edge = _find(seen, EDGE)
-    if edge is None or edge.runs or not _PORT_TAKEN.search(edge.error):
+    if edge is None or edge.state not in ("created", "exited", "dead"):
+        return None
+    if _PORT_TAKEN.search(edge.error):
+        why = one_line(edge.error, 240)
+    elif is_loopback(seen.url) and (seen.status is not None or seen.error_kind == "not_http"):
+        why = f"the container edge is {edge.state}, and something else answers there"
+    else:
         return None
     port = urlsplit(seen.url).port or 8000
     return _report(
         seen,
         "port_taken",
-        f"another service holds the port of the edge: {one_line(edge.error, 240)}",
+        f"another service holds the port of the edge: {why}",
         f"Find it with ss -ltnp 'sport = :{port}' and stop it, or set fastchat_port to a free port; then run the "
         "playbook again.",
         services=(EDGE,),

@@ -740,8 +740,9 @@ def main() -> None:
     except (OSError, KeyError) as error:
         module.fail_json(
             msg=(
-                f"The release could not be read or written: {error}. Expected: a file system that takes it, and the "
-                "files' owners on the host. Mend that and run again: what was cut off is finished then."
+                f"The release could not be read or written: {error}. Expected: file systems of "
+                f"{module.params['directory']} and {module.params['state_dir']} that take it, and the files' owners "
+                "on the host. Mend that (df shows a full one) and run again: what was cut off is finished then."
             )
         )
     state = result.pop("state")

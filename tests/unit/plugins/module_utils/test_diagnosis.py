@@ -727,6 +727,27 @@ CASES = {
         ["sport = :8000", "fastchat_port"],
         False,
     ),
+    "another service took the port of an edge that was stopped": (
+        seen(501, "Unsupported method", url="http://127.0.0.1:8000", containers=stack(Container("edge", "exited"))),
+        "port_taken",
+        ["another service holds the port", "the container edge is exited, and something else answers there"],
+        ["sport = :8000", "fastchat_port"],
+        False,
+    ),
+    "no HTTP at the port of an edge that was stopped": (
+        seen(error_kind="not_http", url="http://127.0.0.1:8000", containers=stack(Container("edge", "exited"))),
+        "port_taken",
+        ["something else answers there"],
+        ["sport = :8000"],
+        False,
+    ),
+    "an answer from elsewhere says nothing of the edge's port": (
+        seen(501, "Unsupported method", containers=stack(Container("edge", "exited"))),
+        "unexpected_answer",
+        ["HTTP 501"],
+        ["this deployment's edge"],
+        True,
+    ),
     "another container has the port": (
         seen(
             error_kind="disconnected",

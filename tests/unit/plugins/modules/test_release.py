@@ -296,6 +296,14 @@ def test_there_and_back(machine: Machine) -> None:
     assert machine.run("rolled_back", id=two)["id"] == two
 
 
+def test_a_disk_that_takes_nothing_is_named(machine: Machine) -> None:
+    (machine.var / "releases").parent.mkdir(parents=True, exist_ok=True)
+    (machine.var / "releases").write_text("no directory")
+    result = machine.deploy("one")
+    assert result["failed"]
+    assert f"Expected: file systems of {machine.project} and {machine.var} that take it" in result["msg"]
+
+
 def test_check_mode_of_a_rollback(machine: Machine) -> None:
     machine.good("one")
     machine.good("two")
