@@ -52,6 +52,7 @@ class Container:
     memory_limit: int = 0  # bytes, 0 for none
     cut_from: str = ""  # the network that it was made for and is on no more
     unpublished: bool = False  # it runs, and the engine publishes none of the ports that it was made for
+    published: tuple[int, ...] = ()  # ports of the host that the engine publishes for it
 
     @property
     def runs(self) -> bool:
@@ -260,14 +261,19 @@ def _refused(seen: Observation) -> Diagnosis:
             )
         if edge is None or not edge.runs or _ends_at_once(edge):
             return _edge_down(seen, edge)
+        asked = urlsplit(seen.url).port or (443 if seen.url.startswith("https:") else 80)
+        elsewhere = bool(edge.published) and asked not in edge.published
+        where = f"port {' and '.join(map(str, edge.published))}" if elsewhere else "another port or address"
         return _report(
             seen,
             "wrong_port",
-            f"nothing listens on {place}, although the container edge is running: it publishes another port or address",
+            f"nothing listens on {place}, although the container edge is running: it publishes {where}",
             f"Compare the port of the endpoint's url with {_compose(seen, 'port edge 8000')}, and correct "
-            "fastchat_port or the url.",
+            "fastchat_port or the url (verify_url, fastchat_endpoint_url).",
             services=(EDGE,),
-            restart=(EDGE,),
+            # The url is wrong, and no container.
+            restart=() if elsewhere else (EDGE,),
+            transient=not elsewhere,
         )
     return _report(
         seen,

@@ -212,7 +212,14 @@ def container(inspected: dict[str, Any], now: float) -> Container:
         and bool(host.get("PortBindings"))
         and published is not None
         and not any(published.values()),
+        published=_host_ports(published or {}),
     )
+
+
+def _host_ports(published: dict[str, Any]) -> tuple[int, ...]:
+    """The ports of the host, from the engine's list of a container's."""
+    found = [each.get("HostPort") for bound in published.values() for each in bound or []]
+    return tuple(sorted({int(port) for port in found if port}))
 
 
 def _epoch(timestamp: str) -> float:

@@ -916,6 +916,27 @@ CASES = {
         ["port edge"],
         True,
     ),
+    "refused, another port than the edge's": (
+        seen(
+            error_kind="refused",
+            url="http://127.0.0.1:9999",
+            containers=stack(Container("edge", "running", running_for=3600, published=(8000,))),
+        ),
+        "wrong_port",
+        ["127.0.0.1:9999", "it publishes port 8000"],
+        ["verify_url", "fastchat_port"],
+        False,
+    ),
+    "refused, the edge's own port": (
+        seen(
+            error_kind="refused",
+            containers=stack(Container("edge", "running", running_for=3600, published=(8000,))),
+        ),
+        "wrong_port",
+        ["nothing listens"],
+        ["port edge"],
+        True,
+    ),
     "name unknown": (
         seen(error_kind="dns", error_text="[Errno -2] Name or service not known", url="http://nosuch:8000"),
         "dns",
@@ -1180,6 +1201,7 @@ REPAIRS = {
     "refused, the edge was stopped": (["edge"], True),
     "refused, no edge": ([], True),
     "refused, edge runs": (["edge"], True),
+    "refused, the edge's own port": (["edge"], True),
     "hung, the edge": (["edge"], True),
     "hung, the edge behind TLS": (["edge"], True),
     "hung, some are unwell": (["model-worker", "api-server"], True),

@@ -241,6 +241,7 @@ class TestContainers:
         }
         found = _evidence.container(inspected, now=0.0)
         assert found.unpublished is unpublished
+        assert found.published == ((8000,) if ports and ports.get("8000/tcp") else ())
         assert ("its port is not published" in str(found)) is unpublished
 
     @pytest.mark.parametrize(
